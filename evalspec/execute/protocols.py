@@ -1,0 +1,135 @@
+"""What stands between the plan and the things that compute: two small protocols.
+
+A `ForkingBackend` lets evalspec own the states: it feeds spans of tokens from a parent's state, and forks. An
+`Engine` owns its states itself (a serving engine with a prefix cache), so it is handed whole requests in the
+forest's order. `walk` (execute/walk.py) serves both and yields one `Result` a request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evalspec.plan.forest import Decoding, Forest, Tokens
+
+State = Any
+"""A backend's own: everything needed to go on after some tokens (KV cache, convolution and state-space states) and the
+hidden vector of the last position, which predicts the next token."""
+
+
+@dataclass(frozen=True, eq=False)
+class Span:
+    """Tokens to feed from a state.
+
+    tokens   (t,) int32, at least one
+    parent   the state they continue; None starts a sequence
+    offsets  (s,) int64: positions of the span whose prediction is scored; −1 is the parent's last position
+    targets  (s,) int64: the token scored at each of them (one position may be scored for several tokens)
+    keep     return the state after the span
+    """
+
+    tokens: Tokens
+    parent: State | None = None
+    offsets: NDArray[np.int64] | None = None
+    targets: NDArray[np.int64] | None = None
+    keep: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Extended:
+    """What feeding a span gave: the state if asked, and for each target its natural log-probability (float32) and
+    whether it was the likeliest token there."""
+
+    state: State | None
+    logprobs: NDArray[np.float32]
+    greedy: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class DecodeRequest:
+    """What to generate from one state: `request` names the sampling stream together with `repeat`."""
+
+    decoding: Decoding
+    request: int
+    repeat: int = 0
+    stream: int = 0
+    """Seed of this request's own sampling stream: a hash of its prompt, decoding settings and repeat, so that a
+    sampled answer depends on nothing else (not on batch, order, or the other requests)."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """A generated answer. `request` is the DecodeRequest's; `text` ends before the stop text; `finish_reason` is
+    `stop` (a stop text or the end token) or `length`."""
+
+    request: int
+    repeat: int
+    tokens: tuple[int, ...]
+    text: str
+    finish_reason: str
+
+
+@runtime_checkable
+class ForkingBackend(Protocol):
+    """A backend whose states evalspec forks and keeps."""
+
+    name: str
+    version: str
+
+    def extend(self, spans: Sequence[Span]) -> Sequence[Extended]:
+        """Feed each span from its parent's state. The parents stay usable. Results in the order of the spans."""
+        ...
+
+    def decode(self, states: Sequence[State], requests: Sequence[DecodeRequest]) -> Iterator[Output]:
+        """Generate from each state until its own stop; finished answers come as they finish."""
+        ...
+
+    def hidden_states(self, tokens: Tokens) -> NDArray[np.float32]:
+        """(layers + 1, t, d): the embedding's output and the residual stream after each block, then nothing else."""
+        ...
+
+    def state_bytes(self, length: int) -> int:
+        """Bytes that the state of one sequence of `length` tokens takes."""
+        ...
+
+    def peak_memory(self) -> int | None:
+        """Most bytes of device memory in use since the backend was opened, if the device tells."""
+        ...
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one request of a forest came to."""
+
+    request: int
+    """Index into `forest.requests`."""
+    logprobs: tuple[float, ...] = ()
+    greedy: tuple[bool, ...] = ()
+    text: str | None = None
+    output_tokens: int = 0
+    finish_reason: str | None = None
+    computed_tokens: int = 0
+    """Prompt tokens that were fed for this request, and for no other one before it."""
+    seconds: float = 0.0
+    """Its share of the time of its batch."""
+    error: str | None = None
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """A backend that owns its states: it gets whole requests, in the forest's order."""
+
+    name: str
+    version: str
+
+    def complete(self, forest: Forest) -> Iterator[Result]:
+        """Answer every request of the forest, in any order."""
+        ...
+
+    def peak_memory(self) -> int | None:
+        """Most bytes of device memory in use since the backend was opened, if the device tells."""
+        ...

@@ -1,0 +1,296 @@
+"""The blocks of the language: what a user may write, one pydantic model a block, one docstring a field.
+
+`Spec` is the whole file after `include:` and `extends:` were resolved. A sweep turns it into cells, each of which
+is again made of these blocks. The JSON Schema and docs/language.md are generated from here.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from evalspec.spec.needs import EVIDENCE_OF_KIND, METRICS, Kind
+
+NAME = r"^[A-Za-z][A-Za-z0-9_.-]*$"
+
+
+class Block(BaseModel):
+    """Base of all blocks: unknown keys are errors, values do not change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, str_strip_whitespace=False)
+
+
+class ModelBlock(Block):
+    """A model: where its weights are, what runs it, in which precision."""
+
+    weights: str
+    """`zoo/NAME` (shipped with evalspec), a directory, or a Hugging Face hub id."""
+    backend: Literal["auto", "native", "transformers"] = "auto"
+    """What runs it. `auto`: native for Mamba and Mamba-2, transformers for everything else."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision of weights and activations. `auto`: float32 on a CPU, bfloat16 on a GPU."""
+    device: str = "auto"
+    """`auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:1` … (ROCm devices are called `cuda` too)."""
+    device_map: Literal["auto", "balanced", "sequential"] | None = None
+    """Spread the layers over several GPUs (transformers backend only)."""
+    kernels: Literal["auto", "torch", "triton", "mamba_ssm"] = "auto"
+    """Kernels of the native backend. `auto` takes the fastest that is right on this device."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+    tokenizer: str | None = None
+    """A tokenizer from elsewhere (directory or hub id); by default the one beside the weights."""
+    max_length: int | None = Field(default=None, gt=0)
+    """Longest sequence the model is given, in tokens; by default what its config allows."""
+    trained_length: int | None = Field(default=None, gt=0)
+    """Length the model was trained at, in tokens; by default what its config says."""
+    chat: bool = False
+    """Render each prompt through the tokenizer's chat template."""
+    batch_tokens: int | None = Field(default=None, gt=0)
+    """Most tokens in one batch; by default chosen from the device, and halved when memory runs out."""
+
+
+class DataBlock(Block):
+    """Rows: from a file, a SQL query, the Hugging Face hub, or a generated world. Exactly one source."""
+
+    generate: str | None = None
+    """Name of a generator, `world.questions` for example."""
+    seed: int = 0
+    """Seed of the generator; the same seed gives the same world."""
+    count: int | None = Field(default=None, gt=0)
+    """How many rows to generate."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments of the generator."""
+    file: str | None = None
+    """A JSON Lines, JSON, CSV or Parquet file (also gzipped), or a glob of such files."""
+    format: Literal["auto", "jsonl", "json", "csv", "parquet"] = "auto"
+    """Format of the file; `auto` goes by its name."""
+    sql: str | None = None
+    """A SELECT for DuckDB; relative file names in it start at the project's root."""
+    database: str | None = None
+    """A DuckDB database file that the query reads."""
+    hub: str | None = None
+    """Id of a data set on the Hugging Face hub."""
+    subset: str | None = None
+    """Configuration of the hub data set."""
+    split: str | None = None
+    """Split of the hub data set."""
+    revision: str | None = None
+    """Branch, tag or commit of the hub data set."""
+    id: str | None = None
+    """Column that names a row. Default: the column `id` if there is one, else a hash of the row's content."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> DataBlock:
+        sources = [name for name in ("generate", "file", "sql", "hub") if getattr(self, name) is not None]
+        if len(sources) != 1:
+            found = " and ".join(f"`{name}`" for name in sources) or "none"
+            raise ValueError(f"needs exactly one of `generate`, `file`, `sql`, `hub`; found {found}")
+        return self
+
+
+class ShotsBlock(Block):
+    """Worked examples in front of the question, from rows that are not evaluated."""
+
+    n: int = Field(default=0, ge=0)
+    """How many."""
+    sampler: Literal["random", "first", "balanced", "nearest"] = "random"
+    """`random`: one order of the pool per (seed, draw). `first`: the pool's own order. `balanced`: as many of each
+    label. `nearest`: those whose query text is most like the sample's (BM25)."""
+    seed: int = 0
+    """Seed of the draw."""
+    draws: int = Field(default=1, ge=1)
+    """How many independent sets of shots; each sample is evaluated under each."""
+    per_sample: bool = False
+    """Draw anew for each sample, from (seed, sample id), instead of one set for all."""
+    pool: float = Field(default=0.2, gt=0, lt=1)
+    """Share of the rows, chosen by a hash of their ids, kept apart as the pool of shots."""
+    data: DataBlock | None = None
+    """Rows to draw shots from, instead of a part of the evaluated data (a training split, say)."""
+    label: str | None = None
+    """Template of the label that `balanced` balances; by default the target."""
+    query: str | None = None
+    """Template of the text by which `nearest` compares; by default the rendered prompt without shots."""
+
+
+def _shots(value: Any) -> Any:
+    return {"n": value} if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+class PromptBlock(Block):
+    """How a row becomes a prompt, and what the right answer is."""
+
+    template: str
+    """A file under the project's root ending in `.jinja`, or the template itself. Sees the row's columns, `passages`, `row`."""
+    target: str | int | None = None
+    """Template of the right answer; for choices, the index or the text of the right one. A template that is a single
+    `{{ expression }}` yielding a list means several right answers."""
+    choices: list[str] | str | None = None
+    """Answers to choose from: a list of templates, or one `{{ expression }}` that yields a list."""
+    shots: Annotated[ShotsBlock, BeforeValidator(_shots)] = ShotsBlock()
+    """Worked examples: a number, or a block."""
+    description: str = ""
+    """Text in front of everything, an instruction for example (a template)."""
+    separator: str = "\n\n"
+    """What stands between shots, and between the last shot and the question."""
+    delimiter: str = " "
+    """What stands between a prompt and its answer."""
+    system: str | None = None
+    """System message (a template), for models with `chat: true`."""
+    overflow: Literal["truncate", "error"] = "truncate"
+    """What happens to a prompt longer than the model can hold: keep its right end (counted and shown), or stop."""
+
+
+class RetrievalBlock(Block):
+    """Which passages a row's prompt is given."""
+
+    corpus: DataBlock | None = None
+    """Where the passages are."""
+    text: str = "{{ text }}"
+    """Template of a passage's text."""
+    query: str = "{{ question }}"
+    """Template of the query."""
+    gold: str | None = None
+    """Template yielding the id, or the list of ids, of the passages that answer the question."""
+    retriever: str = "bm25"
+    """`none`, `oracle`, `bm25`, `dense`, `fusion`, or a plugin's."""
+    k: int = Field(default=5, ge=1)
+    """How many passages."""
+    distractors: Literal["near", "random"] = "near"
+    """Oracle: the k−1 passages beside the gold are BM25's best wrong ones, or random ones."""
+    gold_at: Literal["random", "first", "last"] | int = "random"
+    """Oracle: where the gold passage stands; a number counts from 1."""
+    encoder: str = "all-MiniLM-L6-v2"
+    """Dense: a sentence-transformers model; the default needs no network (extra `dense`)."""
+    of: list[str] = ["bm25", "dense"]
+    """Fusion: the retrievers whose rankings are merged (reciprocal rank)."""
+    rank_constant: int = Field(default=60, ge=1)
+    """Fusion: the constant c in Σ 1 / (c + rank)."""
+    stemmer: str = "english"
+    """BM25: language of the Snowball stemmer and stop words, or `none`."""
+    seed: int = 0
+    """Seed of the oracle's places and random distractors."""
+
+
+class DecodeBlock(Block):
+    """How an answer is generated."""
+
+    max_tokens: int = Field(default=64, ge=1)
+    """Most tokens to generate."""
+    stop: list[str] = Field(default_factory=list)
+    """Texts that end the answer (they are not part of it)."""
+    temperature: float = Field(default=0.0, ge=0)
+    """0 is greedy."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Sample from the smallest set of tokens with this probability."""
+    top_k: int = Field(default=0, ge=0)
+    """Sample from this many likeliest tokens; 0 means all."""
+    repeats: int = Field(default=1, ge=1)
+    """How many answers to each prompt, each with its own seed."""
+    seed: int = 0
+    """Seed of sampling."""
+
+    @model_validator(mode="after")
+    def _repeats_differ(self) -> DecodeBlock:
+        if self.repeats > 1 and self.temperature == 0:
+            raise ValueError("repeats > 1 with temperature 0 gives the same answer each time; set a temperature")
+        if "" in self.stop:
+            raise ValueError("an empty stop text would end every answer at once")
+        return self
+
+
+class MetricBlock(Block):
+    """A metric and where it is cut."""
+
+    metric: str
+    """Its name."""
+    k: int | None = Field(default=None, ge=1)
+    """Rank at which a retrieval metric is cut; by default the retrieval's k."""
+
+    @property
+    def label(self) -> str:
+        """The name under which results are stored when k is fixed here: `recall@3`."""
+        return f"{self.metric}@{self.k}" if self.k else self.metric
+
+
+def _metric(value: Any) -> Any:
+    if isinstance(value, str):
+        found = re.fullmatch(r"(.+?)@(\d+)", value)
+        return {"metric": found[1], "k": int(found[2])} if found else {"metric": value}
+    return value
+
+
+Metric = Annotated[MetricBlock, BeforeValidator(_metric)]
+
+
+class TaskBlock(Block):
+    """One thing that models are asked to do: rows, a prompt, perhaps passages, and metrics."""
+
+    extends: str | None = None
+    """Name of another task whose keys this one starts from."""
+    data: DataBlock
+    """The rows."""
+    prompt: PromptBlock
+    """How a row becomes a prompt."""
+    retrieval: RetrievalBlock | None = None
+    """Which passages the prompt sees."""
+    decode: DecodeBlock | None = None
+    """Generate an answer. Without it (and without `choices`) the target's likelihood is scored."""
+    metrics: list[Metric] = Field(min_length=1)
+    """What is measured: names, `recall@3`, or blocks."""
+    cluster: str | None = None
+    """Template of the group a row belongs to (its document, say); intervals are then clustered by it."""
+
+    @property
+    def kind(self) -> Kind:
+        """`generate`, `choose` or `score`."""
+        if self.decode is not None:
+            return "generate"
+        return "choose" if self.prompt.choices is not None else "score"
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> TaskBlock:
+        if self.decode is not None and self.prompt.choices is not None:
+            raise ValueError("has both `decode` and `prompt.choices`; an answer is either generated or chosen")
+        if self.kind != "generate" and self.prompt.target is None:
+            raise ValueError("needs `prompt.target`: without `decode` there is nothing to score")
+        has = {EVIDENCE_OF_KIND[self.kind]} | ({"retrieval"} if self.retrieval else set())
+        for block in self.metrics:
+            declared = METRICS.get(block.metric)
+            if declared is None:
+                continue  # a plugin's; unknown names are found when names are checked
+            if declared.evidence not in has:
+                how = {
+                    "output": "a generated answer (`decode`)",
+                    "choices": "`prompt.choices`",
+                    "likelihood": "a scored target (neither `decode` nor `choices`)",
+                    "retrieval": "a `retrieval` block",
+                }[declared.evidence]
+                raise ValueError(f"metric `{block.metric}` needs {how}; this task has {' and '.join(sorted(has))}")
+            if block.k and not declared.at_k:
+                raise ValueError(f"metric `{block.metric}` is not cut at a rank; drop `@{block.k}`")
+            needs_target = declared.evidence == "output"
+            if needs_target and self.prompt.target is None:
+                raise ValueError(f"metric `{block.metric}` compares with `prompt.target`, which is missing")
+            if declared.evidence == "retrieval" and self.retrieval is not None and self.retrieval.gold is None:
+                raise ValueError(f"metric `{block.metric}` compares with `retrieval.gold`, which is missing")
+        return self
+
+
+class Spec(Block):
+    """A whole evaluation: models × tasks × sweep."""
+
+    name: str = Field(pattern=NAME)
+    """Name of the evaluation; its reports are called after it."""
+    description: str = ""
+    """The question that the evaluation answers; stands at the top of the report."""
+    include: list[str] | str = Field(default_factory=list)
+    """Other spec files whose keys come first; what stands here wins."""
+    models: dict[Annotated[str, Field(pattern=NAME)], ModelBlock] = Field(min_length=1)
+    """The models, by the names that reports use."""
+    tasks: dict[Annotated[str, Field(pattern=NAME)], TaskBlock] = Field(min_length=1)
+    """The tasks, by name."""
+    sweep: dict[str, Any] = Field(default_factory=dict)
+    """What varies: from a path to its values (a product over paths); a value that is a mapping is a condition, merged
+    into the block at that path, and lists inside it are expanded. `zip:` holds paths that advance together."""

@@ -1,0 +1,45 @@
+"""What each metric asks of a task and what a task yields, declared before anything runs.
+
+Here stand only declarations, so that a spec can be checked without importing the functions that compute;
+the functions are in `evalspec.metrics`, under the same names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["generate", "choose", "score"]
+Evidence = Literal["output", "choices", "likelihood", "retrieval"]
+
+EVIDENCE_OF_KIND: dict[str, Evidence] = {"generate": "output", "choose": "choices", "score": "likelihood"}
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What a metric needs (`evidence`), whether it is cut at a rank (`at_k`), and which way is better."""
+
+    name: str
+    evidence: Evidence
+    at_k: bool = False
+    higher_is_better: bool = True
+    says: str = ""
+
+
+METRICS: dict[str, Declaration] = {
+    d.name: d
+    for d in (
+        Declaration("exact_match", "output", says="the normalised output equals a target"),
+        Declaration("token_f1", "output", says="bag-of-words F1 with the best target (SQuAD)"),
+        Declaration("contains", "output", says="a target stands somewhere in the output"),
+        Declaration("accuracy", "choices", says="the likeliest choice is the target"),
+        Declaration("accuracy_norm", "choices", says="the likeliest choice per character is the target"),
+        Declaration("perplexity", "likelihood", higher_is_better=False, says="exp of the mean loss per token"),
+        Declaration("word_perplexity", "likelihood", higher_is_better=False, says="exp of the loss per word"),
+        Declaration("byte_perplexity", "likelihood", higher_is_better=False, says="exp of the loss per UTF-8 byte"),
+        Declaration("recall", "retrieval", at_k=True, says="share of the gold passages among the first k"),
+        Declaration("precision", "retrieval", at_k=True, says="share of the first k that are gold"),
+        Declaration("reciprocal_rank", "retrieval", says="1 / rank of the first gold passage, 0 when absent"),
+        Declaration("ndcg", "retrieval", at_k=True, says="normalised discounted cumulative gain at k"),
+    )
+}
