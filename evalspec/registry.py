@@ -1,7 +1,7 @@
 """One kind of registry for everything that a spec calls by name: metrics, retrievers, generators, backends.
 
-Plugins join through entry points: a package that declares `[project.entry-points."evalspec.metrics"] mine = "pkg:thing"`
-has `mine` in every spec of that environment.
+Plugins join through entry points: a package that declares, under `[project.entry-points."evalspec.metrics"]`,
+`mine = "package:thing"` has `mine` in every spec of that environment.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Rows: from files, SQL, the hub, or generated worlds."""

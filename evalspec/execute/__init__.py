@@ -1,0 +1,1 @@
+"""Walking the forest on a backend: from requests to results."""

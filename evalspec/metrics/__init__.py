@@ -1,0 +1,1 @@
+"""Outputs into scores, scores into aggregates with intervals."""

@@ -1,0 +1,1 @@
+"""Rows into prompts, prompts into token ids."""

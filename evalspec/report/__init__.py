@@ -1,0 +1,1 @@
+"""Results into one self-contained HTML page."""

@@ -1,0 +1,1 @@
+"""Passages for each row."""

@@ -1,0 +1,1 @@
+"""The language: YAML into validated blocks. Nothing here knows of torch."""

@@ -122,7 +122,8 @@ class PromptBlock(Block):
     """How a row becomes a prompt, and what the right answer is."""
 
     template: str
-    """A file under the project's root ending in `.jinja`, or the template itself. Sees the row's columns, `passages`, `row`."""
+    """A file under the project's root ending in `.jinja`, or the template itself. It sees the row's columns, and
+    `passages` (each with `.id`, `.text`, `.rank`, `.score`)."""
     target: str | int | None = None
     """Template of the right answer; for choices, the index or the text of the right one. A template that is a single
     `{{ expression }}` yielding a list means several right answers."""

@@ -1,0 +1,1 @@
+"""Durable results: segments, tables, views, read-only SQL."""

@@ -1,0 +1,1 @@
+"""The backends: what really feeds tokens to a model."""
