@@ -1,0 +1,142 @@
+"""The frame that Mamba and Mamba-2 share: embedding, L residual blocks `h ← h + mixer(norm(h))`, final norm, output head.
+
+Module and parameter names are those of Hugging Face's `MambaForCausalLM` and `Mamba2ForCausalLM`, so that their safetensors
+load as they are, and what is trained here loads there.
+
+Glossary: b batch · l time · d model width · v vocabulary
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from evalspec.ssm.state import LayerState, RecurrentState
+
+
+class RMSNorm(nn.Module):
+    """x / √(mean x² + ε) ⊙ weight, computed in float32; with a gate, of x ⊙ silu(gate) (as in Mamba-2)."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
+        """(…, size) → (…, size), in x's dtype or the weight's, whichever is wider."""
+        wide = x.float()
+        if gate is not None:
+            wide = wide * F.silu(gate.float())
+        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
+        return self.weight * wide.to(x.dtype)
+
+
+class Mixer(nn.Module):
+    """What a block does along time. Subclasses are Mamba's and Mamba-2's mixers."""
+
+    def forward(self, x: Tensor, state: LayerState | None, lengths: Tensor | None) -> tuple[Tensor, LayerState]:
+        """(b, l, d) → (b, l, d) and the state after each row's last real position."""
+        raise NotImplementedError
+
+
+class Block(nn.Module):
+    """One residual block. The residual stream is kept in float32 where the config asks for it."""
+
+    def __init__(self, mixer: Mixer, d_model: int, eps: float, residual_in_fp32: bool) -> None:
+        super().__init__()
+        self.norm = RMSNorm(d_model, eps)
+        self.mixer = mixer
+        self.residual_in_fp32 = residual_in_fp32
+
+    def forward(self, x: Tensor, state: LayerState | None, lengths: Tensor | None) -> tuple[Tensor, LayerState]:
+        """(b, l, d) → (b, l, d) and the layer's state."""
+        mixed, state = self.mixer(self.norm(x.to(self.norm.weight.dtype)), state, lengths)
+        return (x.float() if self.residual_in_fp32 else x) + mixed, state
+
+
+class Backbone(nn.Module):
+    """All but the output head."""
+
+    def __init__(
+        self, mixers: list[Mixer], *, vocab_size: int, d_model: int, eps: float, residual_in_fp32: bool
+    ) -> None:
+        super().__init__()
+        self.embeddings = nn.Embedding(vocab_size, d_model)
+        self.layers = nn.ModuleList([Block(mixer, d_model, eps, residual_in_fp32) for mixer in mixers])
+        self.norm_f = RMSNorm(d_model, eps)
+
+
+class RecurrentLanguageModel(nn.Module):
+    """A language model whose memory is a `RecurrentState`. Built by `mamba.Mamba` and `mamba2.Mamba2`."""
+
+    def __init__(
+        self,
+        mixers: list[Mixer],
+        *,
+        vocab_size: int,
+        d_model: int,
+        eps: float,
+        residual_in_fp32: bool,
+        tie_word_embeddings: bool,
+    ) -> None:
+        super().__init__()
+        self.backbone = Backbone(
+            mixers, vocab_size=vocab_size, d_model=d_model, eps=eps, residual_in_fp32=residual_in_fp32
+        )
+        self.lm_head = nn.Linear(d_model, vocab_size, bias=False)
+        if tie_word_embeddings:
+            self.lm_head.weight = self.backbone.embeddings.weight
+        self.tie_word_embeddings = tie_word_embeddings
+
+    def forward(
+        self, input_ids: Tensor, state: RecurrentState | None = None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, RecurrentState]:
+        """Read tokens, from the beginning or on from `state`.
+
+        Args: input_ids (b, l) · state of the b sequences so far · lengths (b,), how many of the l tokens of each row are real;
+            the rest is padding on the right (any token), which leaves the state untouched.
+        Returns: hidden (b, l, d) after the final norm, and each row's own state after its last real token.
+        """
+        hidden = self.backbone.embeddings(input_ids)
+        after = []
+        for index, block in enumerate(self.backbone.layers):
+            hidden, layer_state = block(hidden, None if state is None else state.layers[index], lengths)
+            after.append(layer_state)
+        return self.backbone.norm_f(hidden), RecurrentState(tuple(after))
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits (…, v) in float32 of hidden vectors (…, d): ask only for the positions that are scored."""
+        logits: Tensor = self.lm_head(hidden.to(self.lm_head.weight.dtype))
+        return logits.float()
+
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator | None = None) -> None:
+        """Draw fresh parameters: embeddings N(0, 0.02²), projections as nn.Linear draws them, out_proj / √L, then each mixer's own.
+
+        Follows `mamba_ssm.models.mixer_seq_simple._init_weights` (one residual a layer).
+        """
+        nn.init.normal_(self.backbone.embeddings.weight, std=0.02, generator=generator)
+        if not self.tie_word_embeddings:
+            fan_in_uniform_(self.lm_head.weight, self.lm_head.in_features, generator)
+        for block in self.backbone.layers:
+            initialise: Callable[[torch.Generator | None], None] = block.mixer.initialise
+            initialise(generator)
+            block.mixer.out_proj.weight /= math.sqrt(len(self.backbone.layers))
+
+
+def fan_in_uniform_(weight: Tensor, fan_in: int, generator: torch.Generator | None) -> None:
+    """Uniform in ±1/√fan_in: what nn.Linear and nn.Conv1d draw by default."""
+    nn.init.uniform_(weight, -(fan_in**-0.5), fan_in**-0.5, generator=generator)
+
+
+def inverse_softplus_of_log_uniform(
+    shape: tuple[int, ...], low: float, high: float, floor: float, generator: torch.Generator | None
+) -> Tensor:
+    """Biases whose softplus is log-uniform in [low, high] and at least `floor`: Δ at initialisation (arXiv 2312.00752, section 3.6)."""
+    log_delta = torch.rand(shape, generator=generator) * (math.log(high) - math.log(low)) + math.log(low)
+    delta = log_delta.exp().clamp(min=floor)
+    return delta + torch.log(-torch.expm1(-delta))

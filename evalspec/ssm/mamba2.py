@@ -1,0 +1,154 @@
+"""Mamba-2: blocks whose mixer is SSD, a selective scan with one scalar decay a head (arXiv 2405.21060, section 7, figure 6).
+
+    z, xBC, Δ = in_proj(u)        x, B, C = silu(conv1d(xBC))        Δ = softplus(Δ + dt_bias)
+    out = out_proj(norm(ssd(x, Δ, A, B, C, D) ⊙ silu(z)))
+
+Glossary: b batch · l time · d model width · e inner channels (E = expand · d) · h heads · p head size · n state · g groups · K conv width
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from evalspec.ssm.kernels.causal_conv1d import causal_conv1d
+from evalspec.ssm.kernels.ssd import ssd
+from evalspec.ssm.language_model import (
+    Mixer,
+    RecurrentLanguageModel,
+    RMSNorm,
+    fan_in_uniform_,
+    inverse_softplus_of_log_uniform,
+)
+from evalspec.ssm.state import LayerState
+
+_LONGEST_CHUNK = 64  # any chunk gives the same result; the (chunk × chunk) scores cost more than longer chunks save
+
+
+@dataclass(frozen=True)
+class Mamba2Config:
+    """The keys of Hugging Face's `Mamba2Config` that change what is computed."""
+
+    vocab_size: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_heads: int
+    head_dim: int = 64
+    state_size: int = 128
+    expand: float = 2
+    n_groups: int = 1
+    conv_kernel: int = 4
+    layer_norm_epsilon: float = 1e-5
+    use_bias: bool = False
+    use_conv_bias: bool = True
+    residual_in_fp32: bool = True
+    tie_word_embeddings: bool = True
+    time_step_min: float = 1e-3
+    time_step_max: float = 0.1
+    time_step_floor: float = 1e-4
+    time_step_limit: tuple[float, float] = (0.0, math.inf)
+    chunk_size: int = 256
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Mamba2Config:
+        """From the mapping of a config.json; keys that it leaves out have Hugging Face's defaults, not this class's."""
+        hub = {"n_groups": 8, "num_heads": 128, "tie_word_embeddings": False}
+        return cls(**{key: value for key, value in {**hub, **config}.items() if key in cls.__dataclass_fields__})
+
+    @property
+    def inner(self) -> int:
+        """E, the channels of the scan."""
+        return int(self.expand * self.hidden_size)
+
+    @property
+    def conv_channels(self) -> int:
+        """Channels of the convolution: x, B and C together."""
+        return self.inner + 2 * self.n_groups * self.state_size
+
+
+class Mamba2Mixer(Mixer):
+    """One Mamba-2 layer's mixer; parameter names as Hugging Face's `Mamba2Mixer`."""
+
+    def __init__(self, config: Mamba2Config) -> None:
+        super().__init__()
+        self.config = config
+        d, e, channels, heads = config.hidden_size, config.inner, config.conv_channels, config.num_heads
+        self.in_proj = nn.Linear(d, e + channels + heads, bias=config.use_bias)
+        self.conv1d = nn.Conv1d(channels, channels, config.conv_kernel, groups=channels, bias=config.use_conv_bias)
+        self.dt_bias = nn.Parameter(torch.zeros(heads))
+        self.A_log = nn.Parameter(torch.zeros(heads))
+        self.D = nn.Parameter(torch.ones(heads))
+        self.norm = RMSNorm(e, config.layer_norm_epsilon)
+        self.out_proj = nn.Linear(e, d, bias=config.use_bias)
+
+    def forward(self, x: Tensor, state: LayerState | None, lengths: Tensor | None) -> tuple[Tensor, LayerState]:
+        """(b, l, d) → (b, l, d) and the state: conv (b, K−1, E + 2 g n), ssm (b, h, p, n)."""
+        config = self.config
+        batch, length, _ = x.shape
+        z, u, delta = self.in_proj(x).split([config.inner, config.conv_channels, config.num_heads], dim=-1)
+        u, conv = causal_conv1d(
+            u,
+            self.conv1d.weight[:, 0],
+            self.conv1d.bias,
+            state=None if state is None else state.conv,
+            lengths=lengths,
+        )
+        shared = config.n_groups * config.state_size
+        u, B, C = F.silu(u).split([config.inner, shared, shared], dim=-1)
+        delta = F.softplus(delta.float() + self.dt_bias.float()).clamp(*config.time_step_limit)  # b, l, h
+        if lengths is not None:
+            delta = delta.masked_fill((torch.arange(length, device=x.device) >= lengths[:, None])[:, :, None], 0.0)
+        y, ssm = ssd(
+            u.reshape(batch, length, config.num_heads, config.head_dim),
+            delta,
+            -torch.exp(self.A_log.float()),
+            B.reshape(batch, length, config.n_groups, config.state_size),
+            C.reshape(batch, length, config.n_groups, config.state_size),
+            self.D,
+            state=None if state is None else state.ssm,
+            chunk=min(config.chunk_size, _LONGEST_CHUNK),
+        )
+        return self.out_proj(self.norm(y.flatten(2), z).to(x.dtype)), LayerState(conv, ssm)
+
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator | None = None) -> None:
+        """A uniform in −[1, 16], Δ log-uniform in [time_step_min, time_step_max], D = 1, the rest as nn.Linear's default."""
+        config = self.config
+        fan_in_uniform_(self.in_proj.weight, config.hidden_size, generator)
+        fan_in_uniform_(self.conv1d.weight, config.conv_kernel, generator)
+        if self.conv1d.bias is not None:
+            fan_in_uniform_(self.conv1d.bias, config.conv_kernel, generator)
+        fan_in_uniform_(self.out_proj.weight, config.inner, generator)
+        for linear in (self.in_proj, self.out_proj):
+            if linear.bias is not None:
+                linear.bias.zero_()
+        self.dt_bias.copy_(
+            inverse_softplus_of_log_uniform(
+                (config.num_heads,), config.time_step_min, config.time_step_max, config.time_step_floor, generator
+            )
+        )
+        self.A_log.copy_(torch.empty(config.num_heads).uniform_(1.0, 16.0, generator=generator).log())
+        self.D.fill_(1.0)
+        self.norm.weight.fill_(1.0)
+
+
+class Mamba2(RecurrentLanguageModel):
+    """A Mamba-2 language model; `forward` and `head` are `RecurrentLanguageModel`'s. Freshly built it is initialised as in the paper."""
+
+    def __init__(self, config: Mamba2Config) -> None:
+        super().__init__(
+            [Mamba2Mixer(config) for _ in range(config.num_hidden_layers)],
+            vocab_size=config.vocab_size,
+            d_model=config.hidden_size,
+            eps=config.layer_norm_epsilon,
+            residual_in_fp32=config.residual_in_fp32,
+            tie_word_embeddings=config.tie_word_embeddings,
+        )
+        self.config = config
+        self.initialise()
