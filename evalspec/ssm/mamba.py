@@ -95,9 +95,7 @@ class MambaMixer(Mixer):
         # The bias joins in float32: Δ spans orders of magnitude, and 16 bit would round its smallest away.
         delta = F.softplus(F.linear(low_rank, self.dt_proj.weight).float() + self.dt_proj.bias.float())
         if lengths is not None:
-            delta = delta.masked_fill(
-                (torch.arange(x.shape[1], device=x.device) >= lengths[:, None])[:, :, None], 0.0
-            )
+            delta = delta.masked_fill((torch.arange(x.shape[1], device=x.device) >= lengths[:, None])[:, :, None], 0.0)
         y, ssm = selective_scan(
             u, delta, -torch.exp(self.A_log.float()), B, C, self.D, state=None if state is None else state.ssm
         )

@@ -11,7 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_BLOCK_ELEMENTS = 1 << 18  # float32 values of one (steps, b, e, n) block: 1 MiB, so that its five passes stay in the cache
+_BLOCK_ELEMENTS = (
+    1 << 18
+)  # float32 values of one (steps, b, e, n) block: 1 MiB, so that its five passes stay in the cache
 
 
 def selective_scan_reference(

@@ -45,7 +45,25 @@ def _forward(
     states = state.new_empty((batch, length, channels, n) if keep else (0,))
     grid = (batch, -(-channels // _BLOCK))
     with torch.cuda.device_of(x):
-        kernel[grid](x, delta, A, B, C, D, state, y, final, states, length, channels, n, _BLOCK, _power_of_two(n), keep, num_warps=1)
+        kernel[grid](
+            x,
+            delta,
+            A,
+            B,
+            C,
+            D,
+            state,
+            y,
+            final,
+            states,
+            length,
+            channels,
+            n,
+            _BLOCK,
+            _power_of_two(n),
+            keep,
+            num_warps=1,
+        )
     return y, final, states
 
 

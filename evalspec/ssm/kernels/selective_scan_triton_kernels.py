@@ -34,11 +34,12 @@ def forward_kernel(
     B = tl.load(b_ptr + at_n, mask=n_in, other=0.0).to(tl.float32)
     C = tl.load(c_ptr + at_n, mask=n_in, other=0.0).to(tl.float32)
     for t in range(length):
-        more = t + 1 < length
-        x_next = tl.load(x_ptr + at_e + channels, mask=e_in & more, other=0.0).to(tl.float32)
-        delta_next = tl.load(delta_ptr + at_e + channels, mask=e_in & more, other=0.0).to(tl.float32)
-        B_next = tl.load(b_ptr + at_n + n_state, mask=n_in & more, other=0.0).to(tl.float32)
-        C_next = tl.load(c_ptr + at_n + n_state, mask=n_in & more, other=0.0).to(tl.float32)
+        e_more = e < tl.where(t + 1 < length, channels, 0)  # nothing is loaded beyond the last step
+        n_more = n < tl.where(t + 1 < length, n_state, 0)
+        x_next = tl.load(x_ptr + at_e + channels, mask=e_more, other=0.0).to(tl.float32)
+        delta_next = tl.load(delta_ptr + at_e + channels, mask=e_more, other=0.0).to(tl.float32)
+        B_next = tl.load(b_ptr + at_n + n_state, mask=n_more, other=0.0).to(tl.float32)
+        C_next = tl.load(c_ptr + at_n + n_state, mask=n_more, other=0.0).to(tl.float32)
         h = tl.exp(delta[:, None] * A) * h + (delta * x)[:, None] * B[None, :]
         y = tl.sum(h * C[None, :], axis=1) + D * x
         tl.store(y_ptr + at_e, y.to(y_ptr.dtype.element_ty), mask=e_in)
@@ -83,14 +84,15 @@ def backward_kernel(
     B = tl.load(b_ptr + at_n, mask=n_in, other=0.0).to(tl.float32)
     C = tl.load(c_ptr + at_n, mask=n_in, other=0.0).to(tl.float32)
     for back in range(length):
-        more = back + 1 < length
-        h_before = tl.load(states_ptr + at_tile - step, mask=tile_in & more, other=0.0)
-        x_next = tl.load(x_ptr + at_e - channels, mask=e_in & more, other=0.0).to(tl.float32)
-        delta_next = tl.load(delta_ptr + at_e - channels, mask=e_in & more, other=0.0).to(tl.float32)
-        dy_next = tl.load(dy_ptr + at_e - channels, mask=e_in & more, other=0.0).to(tl.float32)
-        B_next = tl.load(b_ptr + at_n - n_state, mask=n_in & more, other=0.0).to(tl.float32)
-        C_next = tl.load(c_ptr + at_n - n_state, mask=n_in & more, other=0.0).to(tl.float32)
-        h_before = tl.where(more, h_before, initial)
+        e_more = e < tl.where(back + 1 < length, channels, 0)  # nothing is loaded before the first step
+        n_more = n < tl.where(back + 1 < length, n_state, 0)
+        h_before = tl.load(states_ptr + at_tile - step, mask=e_more[:, None] & n_more[None, :], other=0.0)
+        x_next = tl.load(x_ptr + at_e - channels, mask=e_more, other=0.0).to(tl.float32)
+        delta_next = tl.load(delta_ptr + at_e - channels, mask=e_more, other=0.0).to(tl.float32)
+        dy_next = tl.load(dy_ptr + at_e - channels, mask=e_more, other=0.0).to(tl.float32)
+        B_next = tl.load(b_ptr + at_n - n_state, mask=n_more, other=0.0).to(tl.float32)
+        C_next = tl.load(c_ptr + at_n - n_state, mask=n_more, other=0.0).to(tl.float32)
+        h_before = tl.where(back + 1 < length, h_before, initial)
 
         g += dy[:, None] * C[None, :]
         decay = tl.exp(delta[:, None] * A)
