@@ -1,0 +1,42 @@
+"""Generators: functions that make rows from a seed, by the names that specs use.
+
+A generator is called as `generator(seed, count, **options)` and returns one mapping a row. The same seed gives the same
+rows on every machine. `count` None means as many as the generator thinks right. Plugins join through the entry-point
+group `evalspec.generators`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from evalspec.errors import DataError, suggest
+from evalspec.registry import Registry
+
+Generator = Callable[..., list[dict[str, Any]]]
+
+GENERATORS: Registry[Generator] = Registry("generator", "evalspec.generators")
+
+
+def generate(name: str, seed: int, count: int | None, options: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows of the generator called `name`.
+
+    Raises EvalspecError for an unknown name, DataError for an option that the generator does not have or one that it needs.
+    """
+    generator = GENERATORS.get(name)
+    parameters = list(inspect.signature(generator).parameters.values())[2:]
+    known = [parameter.name for parameter in parameters if parameter.kind is not inspect.Parameter.VAR_KEYWORD]
+    takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
+    for option in options:
+        if option not in known and not takes_any:
+            has = f"Known: {', '.join(known)}" if known else "It has none"
+            raise DataError(f"generator `{name}` has no option `{option}`.{suggest(option, known)} {has}")
+    for parameter in parameters:
+        if (
+            parameter.kind is parameter.KEYWORD_ONLY
+            and parameter.default is parameter.empty
+            and parameter.name not in options
+        ):
+            raise DataError(f"generator `{name}` needs the option `{parameter.name}`")
+    return generator(seed, count, **options)
