@@ -129,8 +129,9 @@ class PromptBlock(Block):
     `{{ expression }}` yielding a list means several right answers."""
     choices: list[str] | str | None = None
     """Answers to choose from: a list of templates, or one `{{ expression }}` that yields a list."""
-    shots: Annotated[ShotsBlock, BeforeValidator(_shots)] = ShotsBlock()
-    """Worked examples: a number, or a block."""
+    shots: Annotated[ShotsBlock | None, BeforeValidator(_shots)] = None
+    """Worked examples: a number, or a block. Where they are named, even as 0, a part of the rows is kept apart as their
+    pool, so that every number of shots is evaluated on the same samples."""
     description: str = ""
     """Text in front of everything, an instruction for example (a template)."""
     separator: str = "\n\n"
