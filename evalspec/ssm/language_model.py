@@ -1,7 +1,7 @@
-"""The frame that Mamba and Mamba-2 share: embedding, L residual blocks `h ← h + mixer(norm(h))`, final norm, output head.
+"""The frame that Mamba and Mamba-2 share: embedding, L blocks `h ← h + mixer(norm(h))`, final norm, output head.
 
-Module and parameter names are those of Hugging Face's `MambaForCausalLM` and `Mamba2ForCausalLM`, so that their safetensors
-load as they are, and what is trained here loads there.
+Module and parameter names are those of Hugging Face's `MambaForCausalLM` and `Mamba2ForCausalLM`, so that their
+safetensors load as they are, and what is trained here loads there.
 
 Glossary: b batch · l time · d model width · v vocabulary
 """
@@ -9,7 +9,7 @@ Glossary: b batch · l time · d model width · v vocabulary
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +37,12 @@ class RMSNorm(nn.Module):
 
 class Mixer(nn.Module):
     """What a block does along time. Subclasses are Mamba's and Mamba-2's mixers."""
+
+    out_proj: nn.Linear
+
+    def initialise(self, generator: torch.Generator | None = None) -> None:
+        """Draw fresh parameters as the paper does."""
+        raise NotImplementedError
 
     def forward(self, x: Tensor, state: LayerState | None, lengths: Tensor | None) -> tuple[Tensor, LayerState]:
         """(b, l, d) → (b, l, d) and the state after each row's last real position."""
@@ -97,8 +103,8 @@ class RecurrentLanguageModel(nn.Module):
     ) -> tuple[Tensor, RecurrentState]:
         """Read tokens, from the beginning or on from `state`.
 
-        Args: input_ids (b, l) · state of the b sequences so far · lengths (b,), how many of the l tokens of each row are real;
-            the rest is padding on the right (any token), which leaves the state untouched.
+        Args: input_ids (b, l) · state of the b sequences so far · lengths (b,), how many of the l tokens of each
+            row are real; the rest is padding on the right (any token), which leaves the state untouched.
         Returns: hidden (b, l, d) after the final norm, and each row's own state after its last real token.
         """
         hidden = self.backbone.embeddings(input_ids)
@@ -115,7 +121,7 @@ class RecurrentLanguageModel(nn.Module):
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator | None = None) -> None:
-        """Draw fresh parameters: embeddings N(0, 0.02²), projections as nn.Linear draws them, out_proj / √L, then each mixer's own.
+        """Draw fresh parameters: embeddings N(0, 0.02²), each mixer's own, its out_proj / √L.
 
         Follows `mamba_ssm.models.mixer_seq_simple._init_weights` (one residual a layer).
         """
@@ -123,9 +129,9 @@ class RecurrentLanguageModel(nn.Module):
         if not self.tie_word_embeddings:
             fan_in_uniform_(self.lm_head.weight, self.lm_head.in_features, generator)
         for block in self.backbone.layers:
-            initialise: Callable[[torch.Generator | None], None] = block.mixer.initialise
-            initialise(generator)
-            block.mixer.out_proj.weight /= math.sqrt(len(self.backbone.layers))
+            mixer = cast(Mixer, block.mixer)
+            mixer.initialise(generator)
+            mixer.out_proj.weight /= math.sqrt(len(self.backbone.layers))
 
 
 def fan_in_uniform_(weight: Tensor, fan_in: int, generator: torch.Generator | None) -> None:
@@ -136,7 +142,7 @@ def fan_in_uniform_(weight: Tensor, fan_in: int, generator: torch.Generator | No
 def inverse_softplus_of_log_uniform(
     shape: tuple[int, ...], low: float, high: float, floor: float, generator: torch.Generator | None
 ) -> Tensor:
-    """Biases whose softplus is log-uniform in [low, high] and at least `floor`: Δ at initialisation (arXiv 2312.00752, section 3.6)."""
+    """Biases whose softplus is log-uniform in [low, high], at least `floor`: the first Δ (arXiv 2312.00752, 3.6)."""
     log_delta = torch.rand(shape, generator=generator) * (math.log(high) - math.log(low)) + math.log(low)
     delta = log_delta.exp().clamp(min=floor)
     return delta + torch.log(-torch.expm1(-delta))

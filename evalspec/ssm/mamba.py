@@ -3,7 +3,7 @@
     x, z = in_proj(u)        x = silu(conv1d(x))        Δ, B, C = softplus(dt_proj(·)), ·, ·  of  x_proj(x)
     out = out_proj(selective_scan(x, Δ, A, B, C, D) ⊙ silu(z))
 
-Glossary: b batch · l time · d model width · e inner channels (E = expand · d) · n state (N) · R rank of Δ · K conv width
+Glossary: b batch · l time · d model width · e inner channels (E = expand · d) · n state · R rank of Δ · K conv width
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class MambaMixer(Mixer):
             lengths=lengths,
         )
         u = F.silu(u)
-        low_rank, B, C = self.x_proj(u).split([config.rank, config.state_size, config.state_size], dim=-1)
+        low_rank, B, C = torch.split(self.x_proj(u), [config.rank, config.state_size, config.state_size], dim=-1)
         # The bias joins in float32: Δ spans orders of magnitude, and 16 bit would round its smallest away.
         delta = F.softplus(F.linear(low_rank, self.dt_proj.weight).float() + self.dt_proj.bias.float())
         if lengths is not None:
@@ -103,7 +103,7 @@ class MambaMixer(Mixer):
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator | None = None) -> None:
-        """A = −(1 … N) (S4D-real), Δ log-uniform in [time_step_min, time_step_max], D = 1, the rest as nn.Linear's default."""
+        """A = −(1 … N) (S4D-real), Δ log-uniform in [time_step_min, time_step_max], D = 1, else nn.Linear's default."""
         config = self.config
         fan_in_uniform_(self.in_proj.weight, config.hidden_size, generator)
         fan_in_uniform_(self.conv1d.weight, config.conv_kernel, generator)
@@ -125,7 +125,7 @@ class MambaMixer(Mixer):
 
 
 class Mamba(RecurrentLanguageModel):
-    """A Mamba language model; `forward` and `head` are `RecurrentLanguageModel`'s. Freshly built it is initialised as in the paper."""
+    """A Mamba language model; freshly built it is initialised as in the paper."""
 
     def __init__(self, config: MambaConfig) -> None:
         super().__init__(

@@ -1,9 +1,10 @@
-"""Mamba-2: blocks whose mixer is SSD, a selective scan with one scalar decay a head (arXiv 2405.21060, section 7, figure 6).
+"""Mamba-2: blocks whose mixer is SSD, a scan with one scalar decay a head (arXiv 2405.21060, section 7, figure 6).
 
     z, xBC, Δ = in_proj(u)        x, B, C = silu(conv1d(xBC))        Δ = softplus(Δ + dt_bias)
     out = out_proj(norm(ssd(x, Δ, A, B, C, D) ⊙ silu(z)))
 
-Glossary: b batch · l time · d model width · e inner channels (E = expand · d) · h heads · p head size · n state · g groups · K conv width
+Glossary: b batch · l time · d model width · e inner channels (E = expand · d)
+h heads · p head size · n state · g groups · K conv width
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ class Mamba2Mixer(Mixer):
         """(b, l, d) → (b, l, d) and the state: conv (b, K−1, E + 2 g n), ssm (b, h, p, n)."""
         config = self.config
         batch, length, _ = x.shape
-        z, u, delta = self.in_proj(x).split([config.inner, config.conv_channels, config.num_heads], dim=-1)
+        z, u, delta = torch.split(self.in_proj(x), [config.inner, config.conv_channels, config.num_heads], dim=-1)
         u, conv = causal_conv1d(
             u,
             self.conv1d.weight[:, 0],
@@ -100,7 +101,7 @@ class Mamba2Mixer(Mixer):
             lengths=lengths,
         )
         shared = config.n_groups * config.state_size
-        u, B, C = F.silu(u).split([config.inner, shared, shared], dim=-1)
+        u, B, C = torch.split(F.silu(u), [config.inner, shared, shared], dim=-1)
         delta = F.softplus(delta.float() + self.dt_bias.float()).clamp(*config.time_step_limit)  # b, l, h
         if lengths is not None:
             delta = delta.masked_fill((torch.arange(length, device=x.device) >= lengths[:, None])[:, :, None], 0.0)
@@ -118,7 +119,7 @@ class Mamba2Mixer(Mixer):
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator | None = None) -> None:
-        """A uniform in −[1, 16], Δ log-uniform in [time_step_min, time_step_max], D = 1, the rest as nn.Linear's default."""
+        """A uniform in −[1, 16], Δ log-uniform in [time_step_min, time_step_max], D = 1, else nn.Linear's default."""
         config = self.config
         fan_in_uniform_(self.in_proj.weight, config.hidden_size, generator)
         fan_in_uniform_(self.conv1d.weight, config.conv_kernel, generator)
@@ -139,7 +140,7 @@ class Mamba2Mixer(Mixer):
 
 
 class Mamba2(RecurrentLanguageModel):
-    """A Mamba-2 language model; `forward` and `head` are `RecurrentLanguageModel`'s. Freshly built it is initialised as in the paper."""
+    """A Mamba-2 language model; freshly built it is initialised as in the paper."""
 
     def __init__(self, config: Mamba2Config) -> None:
         super().__init__(

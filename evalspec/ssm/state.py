@@ -2,7 +2,8 @@
 
 A backend forks a state by selecting its row several times, and runs many branches at once by stacking rows.
 
-Glossary: b batch · K width of the convolution · C its channels; the recurrent state is (b, e, n) in Mamba, (b, h, p, n) in Mamba-2.
+Glossary: b batch · K width of the convolution · C its channels
+The recurrent state is (b, e, n) in Mamba, (b, h, p, n) in Mamba-2.
 """
 
 from __future__ import annotations

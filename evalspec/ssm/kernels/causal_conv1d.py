@@ -16,8 +16,8 @@ def causal_conv1d(
 ) -> tuple[Tensor, Tensor]:
     """Filter each channel with the inputs up to now; what came before the first one is `state`.
 
-    Args: x (b, l, e) · weight (e, K) · bias (e,) · state (b, K−1, e), zeros if None · lengths (b,), how many of the l inputs
-        of each row are real (the rest is padding on the right); all if None.
+    Args: x (b, l, e) · weight (e, K) · bias (e,) · state (b, K−1, e), zeros if None · lengths (b,), how many of
+        the l inputs of each row are real (the rest is padding on the right); all if None.
     Returns: y (b, l, e) in x's dtype, and each row's last K−1 real inputs (b, K−1, e), older ones coming from `state`.
     """
     batch, length, channels = x.shape

@@ -1,6 +1,7 @@
 """Selective scan (S6), the recurrence of Mamba.
 
-    h_t = exp(Δ_t A) ⊙ h_{t−1} + Δ_t B_t x_t        y_t = C_t · h_t + D x_t        (arXiv 2312.00752, eq. 2, algorithm 2)
+    h_t = exp(Δ_t A) ⊙ h_{t−1} + Δ_t B_t x_t        y_t = C_t · h_t + D x_t
+                                                                  (arXiv 2312.00752, eq. 2, algorithm 2)
 
 Glossary: b batch · l time · e inner channels (E = expand · d_model) · n state (N)
 A position whose Δ is 0 leaves the state as it was: that is how padding is kept out of it.
@@ -11,9 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_BLOCK_ELEMENTS = (
-    1 << 18
-)  # float32 values of one (steps, b, e, n) block: 1 MiB, so that its five passes stay in the cache
+# Float32 values of one (steps, b, e, n) block: 1 MiB, so that its five passes stay in the cache.
+_BLOCK_ELEMENTS = 1 << 18
 
 
 def selective_scan_reference(
@@ -70,7 +70,7 @@ def selective_scan_blocked(
 def selective_scan(
     x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, *, state: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Selective scan by the fastest form that serves the device: Triton on CUDA and ROCm, else blocks, else (gradients) steps."""
+    """The scan by the fastest form that serves: Triton on CUDA and ROCm, blocks on the CPU, steps for its gradients."""
     if x.is_cuda:
         from evalspec.ssm.kernels.selective_scan_triton import selective_scan_triton
 

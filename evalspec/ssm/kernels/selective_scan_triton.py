@@ -1,13 +1,13 @@
 """The selective scan in Triton, forward and backward, for CUDA and ROCm.
 
-One program takes a batch row and a block of channels through time, its (channels, n) state in registers. For training the
-states of all steps are kept in float32, so the backward pass walks back without inverting or recomputing anything:
+One program takes a batch row and a block of channels through time, its (channels, n) state in registers. For training
+the states of all steps are kept in float32, so the backward pass walks back without inverting or recomputing anything:
 
     g_t = exp(Δ_{t+1} A) ⊙ g_{t+1} + dy_t C_t        (g_t = ∂loss/∂h_t)
     dC_t = Σ_e dy_t h_t      dB_t = Σ_e g_t Δ_t x_t      dx_t = Δ_t Σ_n g_t B_t + D dy_t
     dΔ_t = x_t Σ_n g_t B_t + Σ_n g_t h_{t−1} A exp(Δ_t A)      dA = Σ_t g_t h_{t−1} Δ_t exp(Δ_t A)
 
-The sums over channels (dB, dC) are written once a block and added up afterwards, those over the batch (dA, dD) once a row.
+The sums over channels (dB, dC) are written once a block and added up later, those over the batch (dA, dD) once a row.
 The kernels are custom operators: torch.compile calls them without a break in its graph.
 
 Glossary: b batch · l time · e inner channels · n state · k blocks of channels. Source: arXiv 2312.00752, appendix C.
@@ -44,7 +44,7 @@ def _forward(
     final = torch.empty_like(state)
     states = state.new_empty((batch, length, channels, n) if keep else (0,))
     grid = (batch, -(-channels // _BLOCK))
-    with torch.cuda.device_of(x):
+    with torch.cuda.device(x.device):
         kernel[grid](
             x,
             delta,
@@ -95,7 +95,7 @@ def _backward(
     dx, ddelta, dstate = torch.empty_like(x), torch.empty_like(delta), torch.empty_like(state)
     dA, dD = state.new_empty(batch, channels, n), state.new_empty(batch, channels)
     dB, dC = state.new_empty(blocks, batch, length, n), state.new_empty(blocks, batch, length, n)
-    with torch.cuda.device_of(x):
+    with torch.cuda.device(x.device):
         kernel[(batch, blocks)](
             dy, dfinal, x, delta, A, B, C, D, state, states, dx, ddelta, dA, dB, dC, dD, dstate,
             batch, length, channels, n, _BLOCK, _power_of_two(n), num_warps=1,
@@ -136,7 +136,7 @@ torch.library.register_autograd("evalspec::selective_scan_forward", _gradients, 
 def selective_scan_triton(
     x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, *, state: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The selective scan on the GPU; arguments and results as `selective_scan_reference`, all of them differentiable."""
+    """The selective scan on the GPU; arguments and results as `selective_scan_reference`, all differentiable."""
     if state is None:
         state = torch.zeros(x.shape[0], x.shape[2], A.shape[1], dtype=torch.float32, device=x.device)
     inputs = tuple(tensor.contiguous() for tensor in (x, delta, A.float(), B, C, D.float(), state.float()))

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-def,untyped-decorator"
 """The two Triton kernels of the selective scan; `selective_scan_triton` says what they compute and calls them.
 
 They stand apart because this file imports Triton, which only the GPU builds of torch bring.

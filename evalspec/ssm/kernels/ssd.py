@@ -2,7 +2,9 @@
 
     h_t = exp(Δ_t A) h_{t−1} + Δ_t x_t B_tᵀ        y_t = h_t C_t + D x_t        (arXiv 2405.21060, section 6, listing 1)
 
-Glossary: b batch · l time · h heads · p head size · n state · g groups that share B and C · c chunks · q, s positions in a chunk
+Glossary: b batch · l time · h heads · p head size · n state · g groups that share B and C
+c chunks · q, s positions in a chunk
+
 A position whose Δ is 0 leaves the state as it was: that is how padding is kept out of it.
 """
 
@@ -18,7 +20,8 @@ def ssd_reference(
 ) -> tuple[Tensor, Tensor]:
     """Run the recurrence one step at a time, in float32. The chunked form must equal this.
 
-    Args: x (b, l, h, p) · delta (b, l, h) · A (h,), negative · B, C (b, l, g, n), g divides h · D (h,) · state (b, h, p, n).
+    Args: x (b, l, h, p) · delta (b, l, h) · A (h,), negative · B, C (b, l, g, n), g divides h · D (h,)
+        state (b, h, p, n), zeros if None.
     Returns: y (b, l, h, p) in x's dtype, and the state after the last step (b, h, p, n) in float32.
     """
     u, delta, A, B, C, D = (tensor.float() for tensor in (x, delta, A, B, C, D))
@@ -56,9 +59,9 @@ def ssd_chunked(
     state: Tensor | None = None,
     chunk: int = 64,
 ) -> tuple[Tensor, Tensor]:
-    """The same in chunks: within a chunk a masked product of C, B and decays; between chunks the recurrence of their states.
+    """The same in chunks: within one a masked product of C, B and decays; between them the recurrence of states.
 
-    Differentiable, and made of plain products, so that torch.compile and autocast serve it. Arguments as `ssd_reference`.
+    Differentiable, and made of plain products, so torch.compile and autocast serve it. Arguments as `ssd_reference`.
     """
     batch, length, heads, size = x.shape
     groups, n = B.shape[2:]
