@@ -5,15 +5,22 @@ import json
 import re
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import bm25s
 import pytest
 import Stemmer
 
-from evalspec.data.worlds import GENERATORS, generate, lexicon
+from evalspec.data import generators
+from evalspec.data.generators import GENERATORS
+from evalspec.data.worlds import lexicon
 from evalspec.data.worlds.facts import world_of
 from evalspec.data.worlds.grammar import ATTRIBUTES
 from evalspec.errors import DataError, EvalspecError
+
+
+def generate(name: str, seed: int, count: int | None = None, **options: Any) -> list[dict[str, Any]]:
+    return generators.generate(name, seed, count, options)
 
 
 def test_the_five_generators_are_registered() -> None:

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from evalspec.data.worlds import generate, lexicon
+from evalspec.data.worlds import lexicon
+from evalspec.data.worlds.rows import arithmetic, passages, questions
 from evalspec.zoo.tokenizer import BOS, EOS, PAD, build_tokenizer, encode_words, vocabulary
 
 ZOO = Path(__file__).parents[2] / "evalspec" / "zoo"
@@ -36,16 +37,14 @@ def test_a_word_is_one_token_after_a_space(word: str) -> None:
 
 
 def test_the_fast_encoder_equals_the_library() -> None:
-    texts = [row["text"] for row in generate("world.passages", 3)]
-    texts += [
-        f"{r['question']}\nSteps: {r['steps']} Answer: {r['answer']}\n\n" for r in generate("world.arithmetic", 3, 20)
-    ]
+    texts = [row["text"] for row in passages(3)]
+    texts += [f"{r['question']}\nSteps: {r['steps']} Answer: {r['answer']}\n\n" for r in arithmetic(3, 20)]
     for text in texts:
         assert encode_words(text) == TOKENIZER.encode(text).ids
 
 
 def test_the_tokens_of_a_prompt_are_a_prefix_of_the_tokens_with_its_target() -> None:
-    for row in generate("world.questions", 2, 50):
+    for row in questions(2, 50):
         prompt = f"Question: {row['question']}\nAnswer:"
         whole = TOKENIZER.encode(f"{prompt} {row['answer']}\n\n").ids
         ids = TOKENIZER.encode(prompt).ids

@@ -10,35 +10,20 @@ Columns:  questions  id, question, answer, gold_ids, kind, entity, attribute
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from evalspec.data.generators import GENERATORS
 from evalspec.data.worlds import lexicon
 from evalspec.data.worlds.arithmetic import draw_dial
 from evalspec.data.worlds.chance import below, pick, shuffled, stream
 from evalspec.data.worlds.facts import PEOPLE, THINGS, TOWNS, world_of
 from evalspec.data.worlds.pairs import draw_pairs
 from evalspec.errors import DataError
-from evalspec.registry import Registry
 
 Row = dict[str, Any]
-Generator = Callable[..., list[Row]]
-
-GENERATORS: Registry[Generator] = Registry("generator", "evalspec.generators")
 
 DEFAULT_COUNT = 200  # where a spec gives none and the world sets no bound of its own
-
-
-def generate(name: str, seed: int, count: int | None = None, **options: Any) -> list[Row]:
-    """Rows of the generator `name`. Raises DataError for an option that it does not have or cannot use."""
-    generator = GENERATORS.get(name)
-    try:
-        return generator(seed, count, **options)
-    except TypeError as error:
-        # A wrong keyword is the user's mistake; whatever else a generator raises is its own.
-        if "argument" not in str(error):
-            raise
-        raise DataError(f"`{name}` cannot use its options {sorted(options)}: {error}") from error
 
 
 @GENERATORS.register("world.questions")
