@@ -1,0 +1,174 @@
+"""What a model is before it runs: where its files are, what it is made of, what may run it, and what its weights are.
+
+Nothing here needs torch; weights are hashed as bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from evalspec.errors import BackendError, ModelError, suggest
+from evalspec.models.cost import Cost, cost_of
+from evalspec.models.tokens import Tokenizer
+from evalspec.spec.blocks import ModelBlock
+
+NATIVE_TYPES = ("mamba", "mamba2")
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A model that a spec names. `directory` is None as long as a hub model's files were not fetched."""
+
+    name: str
+    block: ModelBlock
+    directory: Path
+    config: Mapping[str, Any]
+    backend: str
+
+    @property
+    def type(self) -> str:
+        """`model_type` of its config: llama, mamba, mamba2, gpt_neox …"""
+        return str(self.config.get("model_type", "unknown"))
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether its state has a fixed size (no KV cache)."""
+        return self.type in NATIVE_TYPES
+
+    @property
+    def trained_length(self) -> int | None:
+        """Tokens it was trained on at a time, where known."""
+        stated = self.block.trained_length or self.config.get("trained_length")
+        return int(stated) if stated else (None if self.recurrent else self.max_length)
+
+    @property
+    def max_length(self) -> int | None:
+        """Most tokens that it can be given; None when nothing limits them (a recurrent model)."""
+        if self.block.max_length:
+            return self.block.max_length
+        for key in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"):
+            if self.config.get(key):
+                return int(self.config[key])
+        return None
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """Its tokenizer, loaded on first use."""
+        return Tokenizer(self.block.tokenizer or str(self.directory), self.block.revision)
+
+    @cached_property
+    def cost(self) -> Cost | None:
+        """Formulas of its cost, where its architecture is known."""
+        return cost_of(self.config)
+
+    @cached_property
+    def weights_hash(self) -> str:
+        """sha256 of its weight files and config: what answered, whatever the directory is called."""
+        weights = [p for suffix in ("*.safetensors", "*.bin") for p in sorted(self.directory.glob(suffix))]
+        if not weights:
+            raise ModelError(f"{self.block.weights}: {self.directory} holds no weights (*.safetensors or *.bin)")
+        digest = hashlib.sha256(json.dumps(dict(self.config), sort_keys=True).encode())
+        for path in weights:
+            digest.update(path.name.encode() + _file_hash(path))
+        return digest.hexdigest()
+
+
+def _file_hash(path: Path) -> bytes:
+    """sha256 of a file, remembered by path, size and time of change: large weights are read once."""
+    real = path.resolve()
+    stat = real.stat()
+    name = hashlib.sha256(f"{real}|{stat.st_size}|{stat.st_mtime_ns}".encode()).hexdigest()
+    known = cache_folder() / "weights" / name
+    if stat.st_size > 2**26 and known.is_file() and len(known.read_bytes()) == 32:
+        return known.read_bytes()
+    with real.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").digest()
+    if stat.st_size > 2**26:
+        known.parent.mkdir(parents=True, exist_ok=True)
+        aside = known.with_suffix(f".{os.getpid()}")
+        aside.write_bytes(digest)
+        aside.replace(known)
+    return digest
+
+
+def cache_folder() -> Path:
+    """Where indices and hashes are kept between runs: $EVALSPEC_CACHE, else ~/.cache/evalspec."""
+    return Path(os.environ.get("EVALSPEC_CACHE") or Path.home() / ".cache" / "evalspec")
+
+
+def zoo_folder() -> Path:
+    """Where the shipped models are."""
+    return Path(str(files("evalspec.zoo")))
+
+
+def find_model(name: str, block: ModelBlock, root: Path) -> Model:
+    """The model of a block: resolves `weights`, reads its config, and settles which backend runs it.
+
+    Raises ModelError when it isn't a model directory, BackendError when the chosen backend cannot run it.
+    """
+    directory = _resolve(block, root)
+    path = directory / "config.json"
+    if not path.is_file():
+        raise ModelError(f"models.{name}.weights: {block.weights} is not a model directory: it has no config.json")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"models.{name}.weights: {path} is not JSON: {error}") from None
+    if not isinstance(config, dict) or not (config.get("model_type") or config.get("ssm_cfg") is not None):
+        raise ModelError(f"models.{name}.weights: {path} names no `model_type`; this is not a language model's config")
+    return Model(name, block, directory, config, _backend(name, block, str(config.get("model_type"))))
+
+
+def _resolve(block: ModelBlock, root: Path) -> Path:
+    weights = block.weights
+    if weights.startswith("zoo/"):
+        known = sorted(f"zoo/{p.parent.name}" for p in zoo_folder().glob("*/config.json"))
+        if weights not in known:
+            hint = suggest(weights, known)
+            raise ModelError(f"there is no shipped model `{weights}`.{hint} Known: {', '.join(known)}")
+        return zoo_folder() / weights.removeprefix("zoo/")
+    local = root / Path(weights).expanduser()
+    if local.is_dir():
+        return local
+    if weights.startswith((".", "/", "~")) or weights.count("/") != 1 or local.exists():
+        raise ModelError(f"`weights: {weights}`: there is no directory {local}")
+    return _from_hub(block)
+
+
+def _from_hub(block: ModelBlock) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    wanted = ["*.json", "*.safetensors", "tokenizer*", "*.model", "merges.txt", "vocab*", "*.jinja"]
+    try:
+        return Path(snapshot_download(block.weights, revision=block.revision, allow_patterns=wanted))
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError) as error:
+        raise ModelError(
+            f"`weights: {block.weights}` is no directory here, and the hub cannot be reached "
+            f"({type(error).__name__}). Go online once, or point `weights` at a local copy"
+        ) from None
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"`weights: {block.weights}` is no directory here, and the hub refused it: {first}") from None
+
+
+def _backend(name: str, block: ModelBlock, model_type: str) -> str:
+    backend = block.backend
+    if backend == "auto":
+        backend = "native" if model_type in NATIVE_TYPES else "transformers"
+    if backend == "native" and model_type not in NATIVE_TYPES:
+        raise BackendError(
+            f"models.{name}: backend `native` runs {' and '.join(NATIVE_TYPES)}, and {block.weights} is a "
+            f"`{model_type}`; backends that could: transformers"
+        )
+    if backend == "native" and block.device_map:
+        raise BackendError(f"models.{name}: `device_map` needs `backend: transformers`; native runs on one device")
+    return backend

@@ -1,0 +1,227 @@
+"""Everything that needs no accelerator: load rows, retrieve, render, tokenise, lay out the requests of each model.
+
+    cells ──► drafts (one set a distinct task) ──► samples of each model ──► requests ──► forest
+
+The result is a `Plan`: deterministic, so the same spec, data and tokenizer give the same `plan_id`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from evalspec.data.rows import Rows, load_rows
+from evalspec.errors import EvalspecError, PromptError
+from evalspec.models.card import Model, cache_folder, find_model
+from evalspec.plan.forest import Decoding, Forest, Request, build_forest
+from evalspec.prompting.drafts import Chat, Draft, Source, Templates, draft_task
+from evalspec.prompting.encode import Encoded, encode_pairs, encode_prompts, encode_windows
+from evalspec.spec import Cell, LoadedSpec
+from evalspec.spec.blocks import Block, DataBlock, DecodeBlock
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One prompt of one cell, with everything that its result is scored by. `requests` are its model's."""
+
+    cell: Cell
+    draft: Draft
+    repeat: int
+    prompt_tokens: int
+    truncated_tokens: int
+    requests: tuple[Request, ...]
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """(cell_id, sample_id, repeat): names it within a run."""
+        return (self.cell.cell_id, self.draft.sample_id, self.repeat)
+
+
+@dataclass(frozen=True, eq=False)
+class ModelPlan:
+    """What one model is asked, over all its cells."""
+
+    model: Model
+    cells: tuple[Cell, ...]
+    samples: tuple[Sample, ...]
+
+    @cached_property
+    def forest(self) -> Forest:
+        """The forest of all its requests."""
+        return forest_of(self.samples)
+
+
+def forest_of(samples: Iterable[Sample]) -> Forest:
+    """The forest of some samples' distinct requests."""
+    distinct = {request.key: request for sample in samples for request in sample.requests}
+    return build_forest(distinct.values())
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A compiled spec."""
+
+    plan_id: str
+    loaded: LoadedSpec
+    models: tuple[ModelPlan, ...]
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """All cells, model by model."""
+        return tuple(cell for part in self.models for cell in part.cells)
+
+
+def identity(block: Block) -> str:
+    """A block's content as canonical JSON."""
+    return json.dumps(block.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
+
+
+def compile_plan(
+    loaded: LoadedSpec, *, limit: int | None = None, progress: Callable[[str], None] = lambda _: None
+) -> Plan:
+    """Compile a loaded spec. `limit` evaluates only the first rows of each task; `progress` hears what is being done.
+
+    Raises an EvalspecError that names the block and says what to do.
+    """
+    compiler = _Compiler(loaded, limit, progress)
+    groups: dict[tuple[str, str], list[Cell]] = {}
+    for cell in loaded.cells:
+        groups.setdefault((cell.model_name, identity(cell.model)), []).append(cell)
+    parts = tuple(compiler.model_plan(cells) for cells in groups.values())
+    return Plan(_plan_id(loaded, parts, compiler, limit), loaded, parts)
+
+
+class _Compiler:
+    """Keeps what several cells share: rows, drafts, tokenised texts."""
+
+    def __init__(self, loaded: LoadedSpec, limit: int | None, progress: Callable[[str], None]) -> None:
+        self.root, self.limit, self.progress = loaded.root, limit, progress
+        self.rows: dict[str, Rows] = {}
+        self.drafts: dict[tuple[str, str], tuple[list[Draft], Templates]] = {}
+
+    def load(self, block: DataBlock | None) -> Rows | None:
+        if block is None:
+            return None
+        key = identity(block)
+        if key not in self.rows:
+            self.rows[key] = load_rows(block, self.root)
+        return self.rows[key]
+
+    def drafts_of(self, cell: Cell, chat: Chat | None, model: str) -> list[Draft]:
+        key = (identity(cell.task), model if chat else "")
+        if key not in self.drafts:
+            self.progress(f"task {cell.task_name}: rows, passages, prompts")
+            task = cell.task
+            shots = task.prompt.shots
+            rows = self._at(f"tasks.{cell.task_name}.data", task.data)
+            assert rows is not None
+            pool = self._at(f"tasks.{cell.task_name}.prompt.shots.data", shots.data if shots else None)
+            wanted = task.retrieval.corpus if task.retrieval and task.retrieval.retriever != "none" else None
+            corpus = self._at(f"tasks.{cell.task_name}.retrieval.corpus", wanted)
+            source = Source(rows, pool, corpus)
+            self.drafts[key] = draft_task(
+                cell.task_name, task, source, self.root, cache=cache_folder(), limit=self.limit, chat=chat
+            )
+        return self.drafts[key][0]
+
+    def _at(self, where: str, block: DataBlock | None) -> Rows | None:
+        try:
+            return self.load(block)
+        except EvalspecError as error:
+            raise type(error)(f"{where}: {error}") from None
+
+    def model_plan(self, cells: Sequence[Cell]) -> ModelPlan:
+        model = find_model(cells[0].model_name, cells[0].model, self.root)
+        self.progress(f"model {model.name}: tokens")
+        chat = model.tokenizer.chat if cells[0].model.chat else None
+        samples: list[Sample] = []
+        known: dict[tuple[object, ...], Request] = {}
+        for cell in cells:
+            drafts = self.drafts_of(cell, chat, model.name)
+            try:
+                samples += _samples(cell, drafts, model, known)
+            except PromptError as error:
+                raise PromptError(f"tasks.{cell.task_name}: {error}") from None
+        return ModelPlan(model, tuple(cells), tuple(samples))
+
+
+def _decoding(block: DecodeBlock) -> Decoding:
+    greedy = block.temperature == 0
+    return Decoding(
+        max_tokens=block.max_tokens,
+        stop=tuple(block.stop),
+        temperature=block.temperature,
+        # What greedy decoding does not look at must not make two equal requests differ.
+        top_p=1.0 if greedy else block.top_p,
+        top_k=0 if greedy else block.top_k,
+        seed=0 if greedy else block.seed,
+    )
+
+
+def _samples(
+    cell: Cell, drafts: Sequence[Draft], model: Model, known: dict[tuple[object, ...], Request]
+) -> list[Sample]:
+    """The samples of one cell: each draft encoded for this model, once a repeat."""
+    task, tokenizer, longest = cell.task, model.tokenizer, model.max_length
+    decoding = _decoding(task.decode) if task.decode else None
+    repeats = task.decode.repeats if task.decode else 1
+    encoded: list[list[Encoded]]
+    if decoding:
+        prompts = [draft.prompt for draft in drafts]
+        encoded = [[e] for e in encode_prompts(tokenizer, prompts, max_length=longest, new_tokens=decoding.max_tokens)]
+    elif task.kind == "choose":
+        pairs = [(d.prompt, task.prompt.delimiter + choice) for d in drafts for choice in d.choices]
+        flat = iter(encode_pairs(tokenizer, pairs, max_length=longest))
+        encoded = [[next(flat) for _ in draft.choices] for draft in drafts]
+    elif task.prompt.template == "":
+        encoded = [encode_windows(tokenizer, draft.targets[0], max_length=longest) for draft in drafts]
+    else:
+        pairs = [(draft.prompt, task.prompt.delimiter + draft.targets[0]) for draft in drafts]
+        encoded = [[e] for e in encode_pairs(tokenizer, pairs, max_length=longest)]
+
+    samples = []
+    for draft, parts in zip(drafts, encoded, strict=True):
+        cut = sum(part.truncated for part in parts)
+        if cut and task.prompt.overflow == "error":
+            raise PromptError(
+                f"the prompt of row {draft.sample_id} is {cut} tokens longer than the {longest} that model "
+                f"{model.name} holds; shorten it, or let `prompt.overflow: truncate` keep its right end"
+            )
+        for repeat in range(repeats):
+            requests = []
+            for part in parts:
+                request = Request(part.tokens, part.targets, decoding, repeat)
+                requests.append(known.setdefault(request.key, request))
+            fed = sum(len(part.tokens) for part in parts)
+            samples.append(Sample(cell, draft, draft.draw * repeats + repeat, fed, cut, tuple(requests)))
+    return samples
+
+
+def _plan_id(loaded: LoadedSpec, parts: Sequence[ModelPlan], compiler: _Compiler, limit: int | None) -> str:
+    """A hash of what is asked: blocks, templates, data, tokenizers, token ids. Not of where files are."""
+    digest = hashlib.sha256()
+
+    def add(*values: Any) -> None:
+        digest.update(json.dumps(values, sort_keys=True, ensure_ascii=False, default=list).encode() + b"\n")
+
+    add("spec", loaded.spec.name, limit)
+    for block in sorted(compiler.rows):
+        add("rows", block, compiler.rows[block].content_hash)
+    for key in sorted(compiler.drafts):
+        add("templates", key[0], compiler.drafts[key][1].texts)
+    for part in parts:
+        model = part.model
+        add("model", model.name, identity(model.block), dict(model.config), model.tokenizer.fingerprint)
+        for cell in part.cells:
+            add("cell", cell.cell_id, cell.params, identity(cell.task))
+        for sample in part.samples:
+            draft = sample.draft
+            add(sample.key, draft.prompt, draft.targets, draft.choices, sorted(draft.gold_choices), draft.shot_ids)
+            add([hit.passage.id for hit in draft.hits], draft.gold_ids, sample.truncated_tokens)
+            for request in sample.requests:
+                digest.update(request.tokens.tobytes() + repr(request.targets).encode())
+    return digest.hexdigest()[:16]
