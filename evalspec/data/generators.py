@@ -22,7 +22,7 @@ GENERATORS: Registry[Generator] = Registry("generator", "evalspec.generators")
 def generate(name: str, seed: int, count: int | None, options: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Rows of the generator called `name`.
 
-    Raises EvalspecError for an unknown name, DataError for an option that the generator does not have or one that it needs.
+    Raises EvalspecError for an unknown name, DataError for an option that the generator lacks or one that it needs.
     """
     generator = GENERATORS.get(name)
     parameters = list(inspect.signature(generator).parameters.values())[2:]

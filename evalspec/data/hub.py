@@ -1,0 +1,46 @@
+"""Rows from the Hugging Face hub, through `datasets` (extra `hub`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from evalspec.data.values import plain
+from evalspec.errors import DataError
+
+
+def read_hub(name: str, subset: str | None, split: str | None, revision: str | None) -> list[dict[str, Any]]:
+    """Rows of one split of a data set, downloaded once and kept in the cache of `datasets`.
+
+    Without `split` the data set must have only one. Raises DataError when `datasets` is not installed, when the hub
+    cannot be reached and the data set is not in the cache, and when it does not exist.
+    """
+    source = f"hub {name}"
+    try:
+        import datasets
+        from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    except ImportError as error:
+        raise DataError(
+            f"{source} needs the package `datasets`, which is not installed: pip install 'evalspec[hub]'"
+        ) from error
+    try:
+        loaded = datasets.load_dataset(name, subset, split=split, revision=revision)
+    except (ConnectionError, OfflineModeIsEnabled) as error:
+        raise DataError(
+            f"{source} is not in the cache and the hub cannot be reached: {_first_line(error)}. Connect to the network "
+            "once (and unset HF_HUB_OFFLINE), or download the data set and name it by `file:`"
+        ) from error
+    except (datasets.exceptions.DatasetNotFoundError, FileNotFoundError, HfHubHTTPError) as error:
+        raise DataError(f"{source} cannot be found on the hub: {_first_line(error)}") from error
+    except (datasets.exceptions.DatasetsError, ValueError, RuntimeError) as error:
+        # `datasets` says in a ValueError which configurations and splits there are, in a RuntimeError that a data set
+        # comes as a script, which is code and which it no longer runs.
+        raise DataError(f"{source} cannot be loaded: {error}") from error
+    if isinstance(loaded, datasets.DatasetDict):
+        if len(loaded) != 1:
+            raise DataError(f"{source} has the splits {', '.join(loaded)}; choose one with `split:`")
+        loaded = next(iter(loaded.values()))
+    return [{column: plain(value, column, source) for column, value in row.items()} for row in loaded]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
