@@ -1,0 +1,60 @@
+"""Metrics of how likely a model holds a text: perplexity per token, word and byte.
+
+A sample's value is the negative log-likelihood of its target (nats) and its weight the units it is spread over; over
+samples the metric is exp(Σ value / Σ weight), so long targets count by their length. Absent where no target was scored.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+
+from evalspec.metrics.outcome import Outcome, Score
+from evalspec.metrics.registry import METRIC_FUNCTIONS, Metric
+from evalspec.spec.needs import METRICS
+
+UnitFunction = Callable[[str, int], int]
+
+
+def of_likelihood(function: UnitFunction) -> UnitFunction:
+    """Enter a count of a target's units, a function of (text, tokens), as the metric of its own name."""
+
+    def measure(outcome: Outcome, k: int | None) -> Score | None:
+        logprob = outcome.target_logprob
+        if logprob is None or math.isnan(logprob) or not outcome.target_tokens:
+            return None
+        units = function(outcome.target_text, outcome.target_tokens)
+        return Score(-logprob, float(units)) if units else None
+
+    name = function.__name__
+    METRIC_FUNCTIONS.register(name)(Metric(METRICS[name], measure, function.__doc__ or "", "real", "exp_ratio"))
+    return function
+
+
+@of_likelihood
+def perplexity(text: str, tokens: int) -> int:
+    """exp(Σ −log p / Σ tokens): the exponential of the mean loss per token of the scored targets.
+
+    Comparable only between models that share a tokenizer. It is not the `perplexity` of lm-evaluation-harness, which
+    divides by the number of documents.
+    """
+    return tokens
+
+
+@of_likelihood
+def word_perplexity(text: str, tokens: int) -> int:
+    r"""exp(Σ −log p / Σ words), words counted as `re.split(r"\s+", text)` does.
+
+    Equals `word_perplexity` of lm-evaluation-harness 0.4; like there, white space at an end of the text adds one.
+    """
+    return len(re.split(r"\s+", text))
+
+
+@of_likelihood
+def byte_perplexity(text: str, tokens: int) -> int:
+    """exp(Σ −log p / Σ bytes), the bytes of the text in UTF-8. Absent for an empty text.
+
+    Equals `byte_perplexity` of lm-evaluation-harness 0.4; its base-2 logarithm is their `bits_per_byte`.
+    """
+    return len(text.encode("utf-8", "surrogatepass"))  # a lone surrogate from a JSON file is 3 bytes, not an error

@@ -1,0 +1,43 @@
+"""What a metric may look at: everything known about one (cell, sample, repeat, stage) once it was answered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One answered sample. What a task does not have keeps its default, and metrics that need it are absent there."""
+
+    output: str | None = None
+    """The generated text after the filter; None when nothing was generated, or the sample failed."""
+    targets: tuple[str, ...] = ()
+    """The right answers, any of which will do."""
+    choices: tuple[str, ...] = ()
+    """The answers to choose from, without the delimiter in front of them."""
+    choice_logprobs: tuple[float, ...] = ()
+    """For each choice, the sum of its continuation's token log-probabilities (nats)."""
+    gold_choices: frozenset[int] = frozenset()
+    """Indices of the right choices."""
+    target_logprob: float | None = None
+    """Sum of the scored target's token log-probabilities (nats); None when no target was scored, or it failed."""
+    target_tokens: int = 0
+    """How many tokens that sum has."""
+    target_text: str = ""
+    """The scored target, without the delimiter in front of it; its words and bytes are counted here."""
+    hits: tuple[str, ...] = ()
+    """Ids of the retrieved passages in the order of their ranks."""
+    gold_ids: frozenset[str] = frozenset()
+    """Ids of the passages that answer the question."""
+    k: int | None = None
+    """How many passages the retrieval asked for."""
+    retrieved: bool = False
+    """Whether anything was retrieved at all: False without a retrieval block and for the retriever `none`."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a metric says of one outcome; `weight` is what a ratio divides by (tokens, words, bytes), or None."""
+
+    value: float
+    weight: float | None = None

@@ -1,0 +1,56 @@
+"""Writes docs/metrics.md from the metrics' own docstrings: `python -m evalspec.metrics.reference > docs/metrics.md`."""
+
+from __future__ import annotations
+
+import inspect
+
+from evalspec.metrics import choice, intervals, likelihood, retrieval, text
+from evalspec.metrics.filters import extract
+from evalspec.metrics.registry import METRIC_FUNCTIONS, Metric
+from evalspec.spec.needs import METRICS, Evidence
+
+_FAMILIES = (
+    ("output", "Generated answers", text),
+    ("choices", "Choices", choice),
+    ("likelihood", "Likelihood", likelihood),
+    ("retrieval", "Retrieval", retrieval),
+)
+_NEEDS: dict[Evidence, str] = {
+    "output": "`decode` and `prompt.target`",
+    "choices": "`prompt.choices`",
+    "likelihood": "a scored target (neither `decode` nor `prompt.choices`)",
+    "retrieval": "`retrieval.gold`",
+}
+_VALUES = {"binary": "0 or 1", "unit": "0 to 1", "real": "nats, with a weight"}
+
+
+def reference() -> str:
+    """The text of docs/metrics.md: every built-in metric, what it equals, and how intervals are made."""
+    lines = ["# Metrics", "", "Generated from the docstrings by `python -m evalspec.metrics.reference`; do not edit."]
+    lines += ["", "| metric | says | needs | better | a score is |", "|---|---|---|---|---|"]
+    for metric in map(METRIC_FUNCTIONS.get, METRICS):
+        lines.append(f"| {' | '.join(_row(metric))} |")
+    lines += [
+        "",
+        "A metric that is cut at a rank is stored with its cut: `recall` under retrieval `k: 5` is `recall@5`;",
+    ]
+    lines += ["`recall@3` in a spec fixes it. An absent score is not 0: it has no row and does not count in `n`."]
+    for evidence, title, module in _FAMILIES:
+        lines += ["", f"## {title}", "", inspect.getdoc(module) or ""]
+        for metric in map(METRIC_FUNCTIONS.get, METRICS):
+            if metric.declaration.evidence == evidence:
+                lines += ["", f"### {metric.name}", "", inspect.cleandoc(metric.explanation)]
+    lines += ["", "## Filters", "", inspect.getdoc(extract) or ""]
+    lines += ["", "## Intervals", "", inspect.getdoc(intervals) or "", "", inspect.getdoc(intervals.Aggregate) or ""]
+    return "\n".join(lines) + "\n"
+
+
+def _row(metric: Metric) -> tuple[str, ...]:
+    declared = metric.declaration
+    better = "higher" if declared.higher_is_better else "lower"
+    name = f"`{declared.name}@k`" if declared.at_k else f"`{declared.name}`"
+    return name, declared.says, _NEEDS[declared.evidence], better, _VALUES[metric.values]
+
+
+if __name__ == "__main__":
+    print(reference(), end="")

@@ -1,0 +1,59 @@
+"""The metrics by name, and what a metric is: a score for one outcome, and the way scores become one number.
+
+A plugin enters its own under the entry-point group `evalspec.metrics`; it is a `Metric`, like those here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from evalspec.metrics.outcome import Outcome, Score
+from evalspec.registry import Registry
+from evalspec.spec.blocks import MetricBlock
+from evalspec.spec.needs import Declaration
+
+Values = Literal["binary", "unit", "real"]
+"""What one score can be: 0 or 1, between 0 and 1, any number. It decides the interval."""
+
+Aggregation = Literal["mean", "exp_ratio"]
+"""`mean`: Σ value / n. `exp_ratio`: exp(Σ value / Σ weight)."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric. `explanation` is the docstring of the function that computes it; docs/metrics.md shows it."""
+
+    declaration: Declaration
+    measure: Callable[[Outcome, int | None], Score | None]
+    explanation: str
+    values: Values
+    aggregation: Aggregation = "mean"
+
+    @property
+    def name(self) -> str:
+        """The name that specs use, without a cut."""
+        return self.declaration.name
+
+    def score(self, outcome: Outcome, k: int | None = None) -> Score | None:
+        """The score of one outcome, cut at rank `k` (None: where the retrieval was cut).
+
+        None where the metric says nothing, which is not 0: the outcome lacks what the metric needs.
+        """
+        return self.measure(outcome, k)
+
+
+METRIC_FUNCTIONS: Registry[Metric] = Registry("metric", "evalspec.metrics")
+
+
+def metric_name(block: MetricBlock, retrieval_k: int | None) -> str:
+    """The name under which a metric's results are stored: `token_f1`, `recall@5`.
+
+    A metric that is cut at a rank carries its cut: the spec's own, else the retrieval's.
+    Raises EvalspecError when no metric is called so.
+    """
+    if not METRIC_FUNCTIONS.get(block.metric).declaration.at_k:
+        return block.metric
+    k = block.k or retrieval_k
+    return f"{block.metric}@{k}" if k else block.metric

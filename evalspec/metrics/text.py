@@ -1,0 +1,83 @@
+"""Metrics of a generated answer against the right ones, all after the normalisation of SQuAD (arXiv 1606.05250).
+
+With several targets the best one counts. Absent where nothing was generated or there is no target.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from evalspec.metrics.outcome import Outcome, Score
+from evalspec.metrics.registry import METRIC_FUNCTIONS, Metric, Values
+from evalspec.spec.needs import METRICS
+
+TextFunction = Callable[[str, Sequence[str]], float]
+
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+
+
+def of_output(values: Values) -> Callable[[TextFunction], TextFunction]:
+    """Enter a function of (prediction, targets) as the metric of its own name."""
+
+    def enter(function: TextFunction) -> TextFunction:
+        def measure(outcome: Outcome, k: int | None) -> Score | None:
+            if outcome.output is None or not outcome.targets:
+                return None
+            return Score(function(outcome.output, outcome.targets))
+
+        name = function.__name__
+        METRIC_FUNCTIONS.register(name)(Metric(METRICS[name], measure, function.__doc__ or "", values))
+        return function
+
+    return enter
+
+
+def normalise(text: str) -> str:
+    """Lower case, without ASCII punctuation, then without the words a, an, the; white space runs become one space.
+
+    Equals `normalize_answer` of the SQuAD evaluation (v1.1 and v2.0), whose order of steps matters: `a-the` is `athe`.
+    """
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split())
+
+
+@of_output("binary")
+def exact_match(prediction: str, targets: Sequence[str]) -> float:
+    """1.0 when the prediction equals a target after SQuAD's normalisation, else 0.0.
+
+    Equals `exact_match` of the SQuAD evaluation (and of `evaluate.load("squad")`, there in percent). It is not
+    `evaluate.load("exact_match")`, which compares the raw strings. Two texts that normalisation empties are equal.
+    """
+    return float(normalise(prediction) in {normalise(target) for target in targets})
+
+
+@of_output("unit")
+def token_f1(prediction: str, targets: Sequence[str]) -> float:
+    """Best F1 of bag-of-words overlap with any target, after SQuAD's normalisation.
+
+    1.0 when both are empty, 0.0 when one is. Equals `compute_f1` of the SQuAD v2.0 evaluation; v1.1's `f1_score`
+    differs in one point: it gives 0 when both are empty.
+    """
+    words = Counter(normalise(prediction).split())
+    return max(_overlap_f1(words, Counter(normalise(target).split())) for target in targets)
+
+
+@of_output("binary")
+def contains(prediction: str, targets: Sequence[str]) -> float:
+    """1.0 when a target stands somewhere in the prediction, both after SQuAD's normalisation, else 0.0.
+
+    Equals `best_subspan_em` of Lost in the Middle (arXiv 2307.03172): characters are compared, so `12` contains `2`.
+    One difference: a target that normalisation empties is found in an empty prediction only, not in every one.
+    """
+    normal = normalise(prediction)
+    return float(any(normal == target or (target and target in normal) for target in map(normalise, targets)))
+
+
+def _overlap_f1(prediction: Counter[str], target: Counter[str]) -> float:
+    if not prediction or not target:
+        return float(prediction == target)
+    shared = (prediction & target).total()
+    return 2 * shared / (prediction.total() + target.total())  # the harmonic mean of shared/|p| and shared/|t|
