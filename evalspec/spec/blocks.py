@@ -7,31 +7,44 @@ is again made of these blocks. The JSON Schema and docs/language.md are generate
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from evalspec.spec.needs import EVIDENCE_OF_KIND, METRICS, Kind
 
 NAME = r"^[A-Za-z][A-Za-z0-9_.-]*$"
 
+Misfit = tuple[tuple[str | int, ...], str]
+
+
+def misfits(found: Sequence[Misfit]) -> PydanticCustomError:
+    """What a validator found wrong in its block: where in it (keys and indices), and what. All of it at once."""
+    return PydanticCustomError("misfit", "{said}", {"said": "; ".join(said for _, said in found), "found": list(found)})
+
 
 class Block(BaseModel):
-    """Base of all blocks: unknown keys are errors, values do not change after loading."""
+    """Base of all blocks: unknown keys are errors, values are never converted and do not change after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, str_strip_whitespace=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class ModelBlock(Block):
     """A model: where its weights are, what runs it, in which precision."""
 
+    extends: str | None = None
+    """Name of another model whose keys this one starts from."""
     weights: str
     """`zoo/NAME` (shipped with evalspec), a directory, or a Hugging Face hub id."""
     backend: Literal["auto", "native", "transformers"] = "auto"
     """What runs it. `auto`: native for Mamba and Mamba-2, transformers for everything else."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision of weights and activations. `auto`: float32 on a CPU, bfloat16 on a GPU."""
-    device: str = "auto"
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$")
     """`auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:1` … (ROCm devices are called `cuda` too)."""
     device_map: Literal["auto", "balanced", "sequential"] | None = None
     """Spread the layers over several GPUs (transformers backend only)."""
@@ -83,11 +96,31 @@ class DataBlock(Block):
 
     @model_validator(mode="after")
     def _one_source(self) -> DataBlock:
-        sources = [name for name in ("generate", "file", "sql", "hub") if getattr(self, name) is not None]
+        sources = [name for name in SETTINGS_OF_SOURCE if getattr(self, name) is not None]
         if len(sources) != 1:
             found = " and ".join(f"`{name}`" for name in sources) or "none"
-            raise ValueError(f"needs exactly one of `generate`, `file`, `sql`, `hub`; found {found}")
+            raise misfits([((), f"needs exactly one of `generate`, `file`, `sql`, `hub`; found {found}")])
+        useless = [
+            ((name,), f"belongs to `{source}`; the rows come from `{sources[0]}`")
+            for source, names in SETTINGS_OF_SOURCE.items()
+            for name in names
+            if source != sources[0]
+            and name not in SETTINGS_OF_SOURCE[sources[0]]
+            and name in self.model_fields_set
+            and getattr(self, name) is not None
+        ]
+        if useless:
+            raise misfits(useless)
         return self
+
+
+# Which of a data block's settings mean something for which source; `id` serves all.
+SETTINGS_OF_SOURCE: dict[str, tuple[str, ...]] = {
+    "generate": ("seed", "count", "options"),
+    "file": ("format",),
+    "sql": ("database",),
+    "hub": ("subset", "split", "revision"),
+}
 
 
 class ShotsBlock(Block):
@@ -165,7 +198,7 @@ class RetrievalBlock(Block):
     """Oracle: where the gold passage stands; a number counts from 1."""
     encoder: str = "all-MiniLM-L6-v2"
     """Dense: a sentence-transformers model; the default needs no network (extra `dense`)."""
-    of: list[str] = ["bm25", "dense"]
+    of: list[str] = Field(default=["bm25", "dense"], min_length=1)
     """Fusion: the retrievers whose rankings are merged (reciprocal rank)."""
     rank_constant: int = Field(default=60, ge=1)
     """Fusion: the constant c in Σ 1 / (c + rank)."""
@@ -173,6 +206,19 @@ class RetrievalBlock(Block):
     """BM25: language of the Snowball stemmer and stop words, or `none`."""
     seed: int = 0
     """Seed of the oracle's places and random distractors."""
+
+    @model_validator(mode="after")
+    def _has_what_its_retriever_needs(self) -> RetrievalBlock:
+        found: list[Misfit] = []
+        if self.retriever != "none" and self.corpus is None:
+            found.append(((), f"needs `corpus`: the retriever `{self.retriever}` has nowhere to look"))
+        if self.retriever == "oracle" and self.gold is None:
+            found.append(((), "needs `gold`: the retriever `oracle` gives each row its gold passages"))
+        if isinstance(self.gold_at, int) and self.gold_at < 1:
+            found.append((("gold_at",), "counts places from 1"))
+        if found:
+            raise misfits(found)
+        return self
 
 
 class DecodeBlock(Block):
@@ -195,10 +241,17 @@ class DecodeBlock(Block):
 
     @model_validator(mode="after")
     def _repeats_differ(self) -> DecodeBlock:
+        found: list[Misfit] = []
         if self.repeats > 1 and self.temperature == 0:
-            raise ValueError("repeats > 1 with temperature 0 gives the same answer each time; set a temperature")
-        if "" in self.stop:
-            raise ValueError("an empty stop text would end every answer at once")
+            said = "above 1 gives the same answer each time at temperature 0; set a `temperature`"
+            found.append((("repeats",), said))
+        found += [
+            (("stop", index), "is empty and would end every answer at once")
+            for index, text in enumerate(self.stop)
+            if not text
+        ]
+        if found:
+            raise misfits(found)
         return self
 
 
@@ -253,30 +306,35 @@ class TaskBlock(Block):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> TaskBlock:
+        found: list[Misfit] = []
         if self.decode is not None and self.prompt.choices is not None:
-            raise ValueError("has both `decode` and `prompt.choices`; an answer is either generated or chosen")
-        if self.kind != "generate" and self.prompt.target is None:
-            raise ValueError("needs `prompt.target`: without `decode` there is nothing to score")
+            found.append((("decode",), "and `prompt.choices` exclude each other: an answer is generated or chosen"))
+        elif self.kind != "generate" and self.prompt.target is None:
+            found.append((("prompt",), "needs `target`: without `decode` there is nothing else to score"))
         has = {EVIDENCE_OF_KIND[self.kind]} | ({"retrieval"} if self.retrieval else set())
-        for block in self.metrics:
+        for index, block in enumerate(self.metrics):
             declared = METRICS.get(block.metric)
             if declared is None:
                 continue  # a plugin's; unknown names are found when names are checked
+            said = None
             if declared.evidence not in has:
                 how = {
                     "output": "a generated answer (`decode`)",
-                    "choices": "`prompt.choices`",
-                    "likelihood": "a scored target (neither `decode` nor `choices`)",
+                    "choices": "answers to choose from (`prompt.choices`)",
+                    "likelihood": "a scored target (neither `decode` nor `prompt.choices`)",
                     "retrieval": "a `retrieval` block",
                 }[declared.evidence]
-                raise ValueError(f"metric `{block.metric}` needs {how}; this task has {' and '.join(sorted(has))}")
-            if block.k and not declared.at_k:
-                raise ValueError(f"metric `{block.metric}` is not cut at a rank; drop `@{block.k}`")
-            needs_target = declared.evidence == "output"
-            if needs_target and self.prompt.target is None:
-                raise ValueError(f"metric `{block.metric}` compares with `prompt.target`, which is missing")
-            if declared.evidence == "retrieval" and self.retrieval is not None and self.retrieval.gold is None:
-                raise ValueError(f"metric `{block.metric}` compares with `retrieval.gold`, which is missing")
+                said = f"`{block.metric}` needs {how}, which this task does not have"
+            elif block.k and not declared.at_k:
+                said = f"`{block.metric}` is not cut at a rank; drop `@{block.k}`"
+            elif declared.evidence == "output" and self.prompt.target is None:
+                said = f"`{block.metric}` compares with `prompt.target`, which is missing"
+            elif declared.evidence == "retrieval" and self.retrieval is not None and self.retrieval.gold is None:
+                said = f"`{block.metric}` compares with `retrieval.gold`, which is missing"
+            if said:
+                found.append((("metrics", index), said))
+        if found:
+            raise misfits(found)
         return self
 
 
@@ -293,6 +351,8 @@ class Spec(Block):
     """The models, by the names that reports use."""
     tasks: dict[Annotated[str, Field(pattern=NAME)], TaskBlock] = Field(min_length=1)
     """The tasks, by name."""
-    sweep: dict[str, Any] = Field(default_factory=dict)
+    sweep: Annotated[dict[str, Any], BeforeValidator(lambda value: {} if value is None else value)] = Field(
+        default_factory=dict
+    )
     """What varies: from a path to its values (a product over paths); a value that is a mapping is a condition, merged
     into the block at that path, and lists inside it are expanded. `zip:` holds paths that advance together."""

@@ -43,3 +43,34 @@ METRICS: dict[str, Declaration] = {
         Declaration("ndcg", "retrieval", at_k=True, says="normalised discounted cumulative gain at k"),
     )
 }
+
+# Names that a spec may use without a plugin. What they do stands in `evalspec.retrieval` and `evalspec.data`,
+# under the same names; `evalspec/zoo/` holds the weights.
+RETRIEVERS: dict[str, str] = {
+    "none": "no passages",
+    "oracle": "the gold passages, filled up with distractors",
+    "bm25": "BM25 over stemmed words",
+    "dense": "cosine similarity of sentence embeddings",
+    "fusion": "reciprocal rank fusion of several retrievers",
+}
+
+GENERATORS: dict[str, str] = {
+    "world.questions": "questions about a small invented world, answered by one of its passages",
+    "world.passages": "the passages of that world, near misses among them",
+    "world.labels": "words to label by category, the labels' meaning set anew in each prompt",
+    "world.records": "key-value records to look up in a prompt",
+    "world.arithmetic": "sums with written steps",
+}
+
+ZOO: dict[str, str] = {
+    "transformer": "a small Transformer (Llama)",
+    "mamba": "a small Mamba",
+    "mamba2": "a small Mamba-2",
+}
+
+# Entry-point groups in which plugins declare further names.
+PLUGINS: dict[str, str] = {
+    "metric": "evalspec.metrics",
+    "retriever": "evalspec.retrievers",
+    "generator": "evalspec.generators",
+}
