@@ -46,25 +46,25 @@ def selective_scan_blocked(
     u, delta, A, B, C, D = (tensor.float() for tensor in (x, delta, A, B, C, D))
     batch, length, channels = u.shape
     n = A.shape[1]
-    h = u.new_zeros(batch, channels, n) if state is None else state.float().clone()
-    y = torch.empty(length, batch, channels, dtype=torch.float32, device=u.device)
+    # Time first, so that a step's values lie together; channels last, so that the innermost loops are long.
+    A = A.T.contiguous()  # n, e
+    delta_t, inputs_t = delta.transpose(0, 1)[:, :, None], (delta * u).transpose(0, 1)[:, :, None]  # l, b, 1, e
+    B_t, C_t = B.transpose(0, 1)[..., None], C.transpose(0, 1)[:, :, None]  # l, b, n, 1 and l, b, 1, n
+    h = u.new_zeros(batch, n, channels) if state is None else state.float().transpose(1, 2).contiguous()
+    y = u.new_empty(length, batch, 1, channels)
     steps = max(1, min(length, _BLOCK_ELEMENTS // max(1, batch * channels * n)))
-    # Time first, so that a step's values lie together.
-    delta_t, inputs_t = delta.transpose(0, 1).contiguous(), (delta * u).transpose(0, 1).contiguous()
-    B_t, C_t = B.transpose(0, 1), C.transpose(0, 1)
-    decay = u.new_empty(steps, batch, channels, n)
-    states = torch.empty_like(decay)
+    decay, states = u.new_empty(steps, batch, n, channels), u.new_empty(steps, batch, n, channels)
     for start in range(0, length, steps):
         stop = min(start + steps, length)
         size = stop - start
-        torch.mul(delta_t[start:stop, :, :, None], A, out=decay[:size]).exp_()
-        torch.mul(inputs_t[start:stop, :, :, None], B_t[start:stop, :, None, :], out=states[:size])
+        torch.mul(delta_t[start:stop], A, out=decay[:size]).exp_()
+        torch.mul(inputs_t[start:stop], B_t[start:stop], out=states[:size])
         for decay_t, state_t in zip(decay[:size].unbind(0), states[:size].unbind(0), strict=True):
             h = state_t.addcmul_(decay_t, h)
-        torch.matmul(states[:size], C_t[start:stop, :, :, None], out=y[start:stop, :, :, None])
+        torch.matmul(C_t[start:stop], states[:size], out=y[start:stop])
         h = h.clone()  # the block's memory is about to be written again
-    y = y.transpose(0, 1) + D * u
-    return y.to(x.dtype), h
+    result = y[:, :, 0].transpose(0, 1) + D * u
+    return result.to(x.dtype), h.transpose(1, 2).contiguous()
 
 
 def selective_scan(

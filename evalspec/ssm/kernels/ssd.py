@@ -108,6 +108,20 @@ def ssd_chunked(
     return y.to(x.dtype), h.reshape(batch, heads, size, n)
 
 
+def ssd_step(
+    x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, *, state: Tensor
+) -> tuple[Tensor, Tensor]:
+    """One step (l = 1), as decoding takes: three passes over the state and no more. Arguments as `ssd_reference`."""
+    heads_a_group = x.shape[2] // B.shape[2]
+    u = x[:, 0].float()  # b, h, p
+    B, C = (tensor[:, 0].float().repeat_interleave(heads_a_group, dim=1) for tensor in (B, C))  # b, h, n
+    step = delta[:, 0].float()[:, :, None]  # b, h, 1
+    h = state.float() * torch.exp(step * A.float()[:, None])[..., None]
+    h = h.addcmul_((step * u)[..., None], B[:, :, None])
+    y = torch.matmul(h, C[..., None])[..., 0] + D.float()[:, None] * u
+    return y.to(x.dtype)[:, None], h
+
+
 def ssd(
     x: Tensor,
     delta: Tensor,
@@ -119,7 +133,7 @@ def ssd(
     state: Tensor | None = None,
     chunk: int = 64,
 ) -> tuple[Tensor, Tensor]:
-    """SSD by steps where there is but a step to take (decoding), else in chunks."""
-    if x.shape[1] <= 1:
-        return ssd_reference(x, delta, A, B, C, D, state=state)
+    """SSD by a step where there is but one to take from a state (decoding), else in chunks."""
+    if x.shape[1] == 1 and state is not None:
+        return ssd_step(x, delta, A, B, C, D, state=state)
     return ssd_chunked(x, delta, A, B, C, D, state=state, chunk=chunk)
