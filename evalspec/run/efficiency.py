@@ -1,0 +1,78 @@
+"""What each cell cost, from what its model cost: tokens and seconds of a shared forest attributed to its users.
+
+A node's tokens are split equally among the distinct cells that use it, so sums over a run are the forest's totals.
+Shared rows say what a run cost; they compare nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from evalspec.plan.compile import ModelPlan, Sample
+from evalspec.plan.forest import Forest, share_by_user
+from evalspec.plan.price import state_bytes
+
+
+class Meter:
+    """Counts for one model while its forest is walked; `rows` gives the table `efficiency` so far.
+
+    `before` holds the cells' rows of an earlier, interrupted part of the same run: counts go on from there.
+    """
+
+    def __init__(
+        self, part: ModelPlan, pending: Sequence[Sample], forest: Forest | None, before: Mapping[str, Mapping[str, float]]
+    ) -> None:
+        self.part, self.before = part, before
+        self.cells = [cell.cell_id for cell in part.cells]
+        self.distinct = share_of_cells(part.samples, part.forest)
+        self.pending = share_of_cells(pending, forest) if forest else {}
+        self.total = max(1, forest.distinct_tokens if forest else 0)
+        self.computed = 0
+        self.seconds = 0.0
+        self.output = dict.fromkeys(self.cells, 0)
+        self.peak: int | None = None
+
+    def add(self, computed: int, seconds: float) -> None:
+        """Count what one result cost."""
+        self.computed += computed
+        self.seconds += seconds
+
+    def rows(self) -> list[dict[str, object]]:
+        """One row a cell; sums over the cells are the model's totals so far."""
+        made = {cell: self.pending.get(cell, 0.0) * self.computed / self.total for cell in self.cells}
+        work = {cell: made[cell] + self.output[cell] for cell in self.cells}
+        all_work = sum(work.values()) or 1.0
+        rows: list[dict[str, object]] = []
+        for cell in self.cells:
+            earlier = self.before.get(cell, {})
+            own = [sample for sample in self.part.samples if sample.cell.cell_id == cell]
+            computed = made[cell] + (earlier.get("computed_tokens") or 0)
+            output = self.output[cell] + (earlier.get("output_tokens") or 0)
+            seconds = self.seconds * work[cell] / all_work + (earlier.get("seconds") or 0)
+            rows.append(
+                {
+                    "cell_id": cell,
+                    "prompt_tokens": sum(sample.prompt_tokens for sample in own),
+                    "distinct_tokens": self.distinct.get(cell, 0.0),
+                    "computed_tokens": computed,
+                    "output_tokens": output,
+                    "requests": sum(len(sample.requests) for sample in own),
+                    "seconds": seconds,
+                    "tokens_per_second": (computed + output) / seconds if seconds else None,
+                    "peak_memory_bytes": self.peak,
+                    "state_bytes": state_bytes(self.part.model, max(len(r.tokens) for s in own for r in s.requests)),
+                }
+            )
+        return rows
+
+
+def share_of_cells(samples: Sequence[Sample], forest: Forest) -> dict[str, float]:
+    """Distinct tokens attributed to each cell by its id."""
+    users: dict[tuple[object, ...], set[int]] = {}
+    ids = sorted({sample.cell.cell_id for sample in samples})
+    place = {cell: number for number, cell in enumerate(ids)}
+    for sample in samples:
+        for request in sample.requests:
+            users.setdefault(request.key, set()).add(place[sample.cell.cell_id])
+    shares = share_by_user(forest, [frozenset(users[request.key]) for request in forest.requests])
+    return {cell: shares.get(number, 0.0) for number, cell in enumerate(ids)}

@@ -1,0 +1,286 @@
+"""The top of the house: compile, ask for results, score them, commit them, report.
+
+    plan ──► for each model: pending samples ──► walk ──► rows ──► store (a segment every few seconds)
+                                                                     └──► aggregates ──► report
+
+A run that was cut off goes on where it stopped; a finished one is not run again.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import evalspec
+from evalspec.errors import EvalspecError, RunError
+from evalspec.execute.opening import describe_device, open_backend
+from evalspec.execute.protocols import Result
+from evalspec.execute.walk import walk
+from evalspec.metrics.intervals import aggregate
+from evalspec.metrics.outcome import Score
+from evalspec.metrics.registry import METRIC_FUNCTIONS
+from evalspec.models.card import Model
+from evalspec.plan.compile import ModelPlan, Plan, Sample, forest_of
+from evalspec.plan.forest import Forest
+from evalspec.run.efficiency import Meter
+from evalspec.run.progress import Progress, Quiet
+from evalspec.run.provenance import git_commit, versions
+from evalspec.run.scoring import Answer, Row, cache_key, retrieval_rows, sample_row, score_rows
+from evalspec.store import RunWriter, Store
+
+COMMIT_SECONDS = 2.0
+COMMIT_SAMPLES = 500
+
+Key = tuple[str, str, int]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a run came to."""
+
+    run_id: str
+    status: str
+    samples: int
+    failed: int
+    computed: int
+    """Samples computed now; 0 when an earlier run had them all."""
+    cached: int
+    """Samples whose answers came from earlier runs."""
+    computed_tokens: int
+    seconds: float
+    report: Path
+
+
+def run(
+    plan: Plan, store: Store, reports: Path, *, fresh: bool = False, progress: Progress | None = None
+) -> Finished:
+    """Run a plan to its end and write its report.
+
+    Resumes an unfinished run of the same plan and weights, computes nothing when a finished one has no failures, and
+    reuses answers that earlier runs paid for; `fresh` forces all. Raises RunError when something strikes in the
+    middle: what was finished before is kept. KeyboardInterrupt is passed on after the run was marked interrupted.
+    """
+    progress = progress or Quiet()
+    began = time.perf_counter()
+    run_id = _choose_run(plan, store, fresh)
+    known = store.runs_by_id().get(run_id) if run_id else None
+    if run_id and known and known["status"] == "finished" and not store.failed(run_id):
+        progress.say(f"nothing to compute: run {run_id} has every answer of this plan (--fresh runs it again)")
+        return _summary(run_id, "finished", plan, store, reports, began, computed=0, cached=0, tokens=0)
+    writer = store.resume(run_id) if run_id else store.begin(_run_row(plan), _cell_rows(plan))
+    if run_id:
+        progress.say(f"going on with run {run_id}")
+    work = _Work(plan, store, writer, fresh, progress)
+    try:
+        for part in plan.models:
+            work.model(part)
+        writer.commit({"metrics": aggregates(store, writer.run_id, plan)})
+    except KeyboardInterrupt:
+        writer.finish("interrupted")
+        raise
+    except EvalspecError as error:
+        writer.finish("failed")
+        raise RunError(f"{error}\nWhat was finished is kept; run the same command again to go on.") from error
+    except BaseException:
+        writer.finish("failed")
+        raise
+    writer.finish("finished")
+    store.merge()
+    return _summary(
+        writer.run_id,
+        "finished",
+        plan,
+        store,
+        reports,
+        began,
+        computed=work.computed,
+        cached=work.cached,
+        tokens=work.computed_tokens,
+    )
+
+
+def _choose_run(plan: Plan, store: Store, fresh: bool) -> str | None:
+    """The run to go on with: the newest of the same plan and the same weights."""
+    if fresh:
+        return None
+    return store.find(plan.plan_id, {part.model.name: part.model.weights_hash for part in plan.models})
+
+
+class _Work:
+    """One pass over all models, and the counts that the summary tells."""
+
+    def __init__(self, plan: Plan, store: Store, writer: RunWriter, fresh: bool, progress: Progress) -> None:
+        self.plan, self.store, self.writer, self.fresh, self.progress = plan, store, writer, fresh, progress
+        self.done = store.finished(writer.run_id)
+        self.computed = self.cached = self.computed_tokens = 0
+
+    def model(self, part: ModelPlan) -> None:
+        """Everything that is still to be answered by one model."""
+        pending = [sample for sample in part.samples if sample.key not in self.done]
+        before = self.store.efficiency(self.writer.run_id)
+        if not pending:
+            return
+        backend = open_backend(part.model)
+        answering = [part.model.weights_hash, *backend.identity]
+        keys = {sample.key: cache_key(sample, answering) for sample in pending}
+        known = {} if self.fresh else self.store.cached(list(keys.values()))
+        reused = [sample for sample in pending if keys[sample.key] in known]
+        pending = [sample for sample in pending if keys[sample.key] not in known]
+        forest = forest_of(pending) if pending else None
+        meter = Meter(part, pending, forest, before)
+        self._commit([(s, Answer.from_row(known[keys[s.key]])) for s in reused], keys, meter)
+        self.cached += len(reused)
+        if forest is None:
+            return
+        self.progress.begin(part.model.name, forest.distinct_tokens, len(pending))
+        batch: list[tuple[Sample, Answer]] = []
+        last = time.perf_counter()
+        for sample, answer in _answers(pending, forest, walk(forest, backend), meter, self.progress):
+            batch.append((sample, answer))
+            if len(batch) >= COMMIT_SAMPLES or time.perf_counter() - last > COMMIT_SECONDS:
+                meter.peak = backend.peak_memory()
+                self._commit(batch, keys, meter)
+                batch, last = [], time.perf_counter()
+        meter.peak = backend.peak_memory()
+        self._commit(batch, keys, meter)
+        self.computed += len(pending)
+        self.computed_tokens += meter.computed
+        self.progress.end()
+
+    def _commit(self, batch: Sequence[tuple[Sample, Answer]], keys: Mapping[Key, str], meter: Meter) -> None:
+        """Make a batch durable: its samples, scores and passages, and the counts so far."""
+        if not batch:
+            return
+        rows: dict[str, list[Row]] = {"samples": [], "scores": [], "retrievals": [], "efficiency": meter.rows()}
+        for sample, answer in batch:
+            rows["samples"].append(sample_row(sample, answer, keys[sample.key]))
+            rows["scores"] += score_rows(sample, answer)
+            rows["retrievals"] += retrieval_rows(sample)
+        self.writer.commit(rows)
+
+
+def _answers(
+    pending: Sequence[Sample], forest: Forest, results: Iterator[Result], meter: Meter, progress: Progress
+) -> Iterator[tuple[Sample, Answer]]:
+    """Samples whose requests all have results, as soon as they have them. One result may serve many samples."""
+    place = {request.key: number for number, request in enumerate(forest.requests)}
+    waiting: dict[int, list[int]] = {}
+    missing: list[int] = []
+    for number, sample in enumerate(pending):
+        needed = {place[request.key] for request in sample.requests}
+        missing.append(len(needed))
+        for request in needed:
+            waiting.setdefault(request, []).append(number)
+    found: dict[int, Result] = {}
+    for result in results:
+        found[result.request] = result
+        meter.add(result.computed_tokens, result.seconds)
+        progress.advance(result.computed_tokens)
+        users = waiting.pop(result.request, [])
+        if users:
+            meter.output[pending[users[0]].cell.cell_id] += result.output_tokens
+        for number in users:
+            missing[number] -= 1
+            if not missing[number]:
+                sample = pending[number]
+                yield sample, Answer.from_results([found[place[request.key]] for request in sample.requests])
+
+
+def aggregates(store: Store, run_id: str, plan: Plan) -> list[Row]:
+    """The rows of the table `metrics`, from all scores of the run that the store holds."""
+    query = """
+        SELECT s.cell_id, s.filter, s.metric, s.sample_id, s.value, s.weight, a.cluster
+        FROM scores s JOIN samples a USING (run_id, cell_id, sample_id, repeat, stage)
+        WHERE s.run_id = ? ORDER BY ALL
+    """
+    groups: dict[tuple[str, str, str], list[tuple[Any, ...]]] = {}
+    with store.connect() as connection:
+        for cell, filter_, metric, *rest in connection.execute(query, [run_id]).fetchall():
+            groups.setdefault((cell, filter_, metric), []).append(tuple(rest))
+    rows: list[Row] = []
+    for (cell, filter_, name), scores in groups.items():
+        clusters = [cluster for *_, cluster in scores]
+        found = aggregate(
+            METRIC_FUNCTIONS.get(name.split("@")[0]),
+            [Score(value, weight) for _, value, weight, _ in scores],
+            [sample for sample, *_ in scores],
+            None if None in clusters else clusters,
+        )
+        rows.append(
+            {
+                "cell_id": cell,
+                "filter": filter_,
+                "metric": name,
+                "value": found.value,
+                "stderr": found.stderr,
+                "ci_low": found.ci_low,
+                "ci_high": found.ci_high,
+                "n": found.n,
+            }
+        )
+    return rows
+
+
+def _run_row(plan: Plan) -> Row:
+    """The row of the table `runs`."""
+    loaded = plan.loaded
+    now = datetime.now(UTC)
+    return {
+        "run_id": f"{now:%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}",
+        "spec_name": loaded.spec.name,
+        "spec": loaded.text,
+        "plan_id": plan.plan_id,
+        "started_at": now,
+        "evalspec_version": evalspec.__version__,
+        "git_commit": git_commit(loaded.root),
+        "host": platform.node(),
+        "device": describe_device(plan.models[0].model.block.device),
+        "versions": versions(),
+    }
+
+
+def _cell_rows(plan: Plan) -> list[Row]:
+    """The rows of the table `cells`."""
+    return [
+        {
+            "cell_id": cell.cell_id,
+            "model": part.model.name,
+            "weights_hash": part.model.weights_hash,
+            "task": cell.task_name,
+            "params": cell.params,
+        }
+        for part in plan.models
+        for cell in part.cells
+    ]
+
+
+def _summary(
+    run_id: str, status: str, plan: Plan, store: Store, reports: Path, began: float, *, computed: int, cached: int, tokens: int
+) -> Finished:
+    from evalspec.report import render, render_index
+
+    with store.connect() as connection:
+        page = render(connection, run_id, reports)
+        render_index(connection, reports)
+    return Finished(
+        run_id=run_id,
+        status=status,
+        samples=sum(len(part.samples) for part in plan.models),
+        failed=store.failed(run_id),
+        computed=computed,
+        cached=cached,
+        computed_tokens=tokens,
+        seconds=time.perf_counter() - began,
+        report=page,
+    )
+
+
+def weights_of(models: Sequence[Model]) -> dict[str, str]:
+    """Each model's weight hash, by its name."""
+    return {model.name: model.weights_hash for model in models}

@@ -1,0 +1,126 @@
+"""What the command line says of runs: the table after a run, the list of runs, one run."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from evalspec.errors import StoreError, suggest
+from evalspec.run.run import Finished
+from evalspec.store import Store
+from evalspec.tabular import table
+
+if TYPE_CHECKING:
+    import duckdb
+
+RUNS = """
+    SELECT r.run_id, r.spec_name, r.status, r.started_at, r.finished_at, r.plan_id,
+           (SELECT count(*) FROM cells c WHERE c.run_id = r.run_id) AS cells,
+           (SELECT count(*) FROM samples s WHERE s.run_id = r.run_id) AS samples,
+           (SELECT count(*) FROM samples s WHERE s.run_id = r.run_id AND s.error IS NOT NULL) AS failed
+    FROM runs r ORDER BY r.started_at DESC, r.run_id
+"""
+METRICS = """
+    SELECT c.model, c.task, c.params, m.metric, m.value, m.ci_low, m.ci_high, m.n
+    FROM metrics m JOIN cells c USING (run_id, cell_id) WHERE m.run_id = ? ORDER BY m.metric, c.task, c.params, c.model
+"""
+
+
+def find_run(connection: duckdb.DuckDBPyConnection, wanted: str | None) -> str:
+    """The run that a user means: an id, the beginning of one, or a spec's name (its newest run); None is the newest.
+
+    Raises StoreError when there is none, or several begin so.
+    """
+    runs = connection.execute("SELECT run_id, spec_name FROM runs ORDER BY started_at DESC, run_id").fetchall()
+    if not runs:
+        raise StoreError("the store holds no runs yet; `evalspec run SPEC` makes one")
+    if wanted is None:
+        return str(runs[0][0])
+    begin = [run_id for run_id, _ in runs if run_id.startswith(wanted)]
+    if wanted in begin or len(begin) == 1:
+        return wanted if wanted in begin else str(begin[0])
+    named = [run_id for run_id, name in runs if name == wanted]
+    if named:
+        return str(named[0])
+    if begin:
+        raise StoreError(f"{len(begin)} runs begin with {wanted}: {', '.join(begin[:5])}")
+    known = [name for run in runs for name in run]
+    raise StoreError(f"there is no run `{wanted}`.{suggest(wanted, known)} `evalspec ls` lists them")
+
+
+def _condition(params: Any) -> str:
+    """A cell's swept values, named by the last part of their paths: retriever=bm25 k=5."""
+    values = json.loads(params) if isinstance(params, str) else (params or {})
+    return " ".join(f"{path.rsplit('.', 1)[-1]}={value}" for path, value in values.items())
+
+
+def _metrics_text(store: Store, run_id: str, title: str) -> str:
+    with store.connect() as connection:
+        rows = connection.execute(METRICS, [run_id]).fetchall()
+    models = list(dict.fromkeys(model for model, *_ in rows))
+    grouped: dict[tuple[str, str, str], dict[str, str]] = {}
+    for model, task, params, metric, value, low, high, _ in rows:
+        shown = "" if value is None else f"{value:.3f}" + ("" if low is None else f" [{low:.3f}, {high:.3f}]")
+        grouped.setdefault((metric, task, _condition(params)), {})[model] = shown
+    lines = [[*key, *(found.get(model, "") for model in models)] for key, found in grouped.items()]
+    return table(["metric", "task", "condition", *models], lines, title)
+
+
+def finished_table(finished: Finished, store: Store) -> str:
+    """What a run came to: its metrics with 95 % intervals, what it cost, where the report is."""
+    text = _metrics_text(store, finished.run_id, f"run {finished.run_id}: {finished.status} (95 % intervals)")
+    counts = f"{finished.samples:,} samples: {finished.computed:,} computed now"
+    if finished.cached:
+        counts += f", {finished.cached:,} taken from earlier runs"
+    if finished.failed:
+        counts += f", {finished.failed:,} failed"
+    return f"{text}\n{counts}; {finished.computed_tokens:,} tokens fed; {finished.seconds:.1f} s\nreport: {finished.report}"
+
+
+def finished_json(finished: Finished, store: Store) -> dict[str, Any]:
+    """The same for machines."""
+    return {**vars(finished), "report": str(finished.report), "metrics": _metrics(store, finished.run_id)}
+
+
+def _metrics(store: Store, run_id: str) -> list[dict[str, Any]]:
+    names = ("model", "task", "params", "metric", "value", "ci_low", "ci_high", "n")
+    with store.connect() as connection:
+        rows = [dict(zip(names, row, strict=True)) for row in connection.execute(METRICS, [run_id]).fetchall()]
+    return [{**row, "params": json.loads(row["params"]) if row["params"] else {}} for row in rows]
+
+
+def runs_json(store: Store) -> list[dict[str, Any]]:
+    """All runs, newest first."""
+    with store.connect() as connection:
+        cursor = connection.execute(RUNS)
+        names = [column[0] for column in cursor.description or ()]
+        rows = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+    return [{name: _plain(value) for name, value in row.items()} for row in rows]
+
+
+def _plain(value: Any) -> Any:
+    return value.isoformat(timespec="seconds") if hasattr(value, "isoformat") else value
+
+
+def runs_table(store: Store) -> str:
+    """All runs as a table, newest first."""
+    columns = ["run_id", "spec_name", "status", "started_at", "cells", "samples", "failed"]
+    return table(columns, [[run[name] for name in columns] for run in runs_json(store)])
+
+
+def run_json(store: Store, wanted: str | None) -> dict[str, Any]:
+    """One run and its metrics."""
+    with store.connect() as connection:
+        run_id = find_run(connection, wanted)
+        cursor = connection.execute("SELECT * FROM runs WHERE run_id = ?", [run_id])
+        names = [column[0] for column in cursor.description or ()]
+        [row] = cursor.fetchall()
+    return {**{name: _plain(value) for name, value in zip(names, row, strict=True)}, "metrics": _metrics(store, run_id)}
+
+
+def run_table(store: Store, wanted: str | None) -> str:
+    """One run: what it was, and its metrics."""
+    run = run_json(store, wanted)
+    facts = [(name, value) for name, value in run.items() if name not in ("spec", "metrics") and value is not None]
+    about = "\n".join(f"{name:>17}  {value}" for name, value in facts)
+    return f"{about}\n\n{_metrics_text(store, run['run_id'], 'metrics (95 % intervals)')}"
