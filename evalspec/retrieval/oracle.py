@@ -1,0 +1,85 @@
+"""The oracle: the gold passages, and distractors up to k. What a perfect retriever would leave to the model.
+
+Everything drawn depends on (seed, row id) alone: more rows, another order or a smaller k change nothing for a row, and
+the distractors at a small k are the first ones of those at a large k.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+from evalspec.errors import RetrievalError
+from evalspec.retrieval.bm25 import bm25_of
+from evalspec.retrieval.passages import RETRIEVERS, Passage, Query, Ranking, Settings
+
+
+class Oracle:
+    """Gold passages score 1, distractors 0. Distractors are BM25's best wrong passages, or random ones."""
+
+    def __init__(self, passages: Sequence[Passage], settings: Settings) -> None:
+        self._size, self._settings = len(passages), settings
+        near = settings.distractors == "near"
+        self._bm25 = bm25_of(tuple(passage.text for passage in passages), settings.stemmer) if near else None
+
+    def search(self, queries: Sequence[Query], k: int) -> list[Ranking]:
+        """See `Retriever`. All gold passages up to k; a query without gold gets k distractors."""
+        place = self._settings.gold_at
+        if isinstance(place, int) and not 1 <= place <= k:
+            raise RetrievalError(f"`gold_at: {place}` is no place among k = {k} passages; places count from 1 to k")
+        near: list[Ranking] = [[] for _ in queries]
+        if self._bm25 is not None:
+            most = max((len(query.gold) for query in queries), default=0)
+            near = self._bm25.search(queries, k + most)
+        return [self._one(query, [index for index, _ in found], k) for query, found in zip(queries, near, strict=True)]
+
+    def _one(self, query: Query, near: Sequence[int], k: int) -> Ranking:
+        gold = list(dict.fromkeys(query.gold))[:k]
+        wanted = min(k, self._size) - len(gold)
+        distractors = [index for index in near if index not in query.gold][: max(wanted, 0)]
+        distractors += self._random(query, wanted - len(distractors), {*query.gold, *distractors})
+        order = self._arranged(query, gold, distractors)
+        return [(index, 1.0 if index in query.gold else 0.0) for index in order]
+
+    def _random(self, query: Query, wanted: int, taken: set[int]) -> list[int]:
+        if wanted <= 0:
+            return []
+        shuffled = shuffle(self._size, stream("distractors", self._settings.seed, query.row_id))
+        return list(islice((index for index in shuffled if index not in taken), wanted))
+
+    def _arranged(self, query: Query, gold: list[int], distractors: list[int]) -> list[int]:
+        """Gold passages in their own order, at random places or side by side from `gold_at` on."""
+        total, place = len(gold) + len(distractors), self._settings.gold_at
+        if place == "random":
+            rng = stream("places", self._settings.seed, query.row_id)
+            places = sorted(islice(shuffle(total, rng), len(gold)))
+        else:
+            last = total - len(gold)
+            start = {"first": 0, "last": last}.get(place, 0) if isinstance(place, str) else min(place - 1, last)
+            places = list(range(start, start + len(gold)))
+        golds, others = iter(gold), iter(distractors)
+        return [next(golds) if at in places else next(others) for at in range(total)]
+
+
+def stream(purpose: str, seed: int, row_id: str) -> random.Random:
+    """Random numbers of a row for one purpose. Only `.random()` is used: Python promises it never changes."""
+    digest = hashlib.sha256(f"{purpose}\0{seed}\0{row_id}".encode()).digest()
+    return random.Random(int.from_bytes(digest[:16]))
+
+
+def shuffle(size: int, rng: random.Random) -> Iterator[int]:
+    """0 … size − 1 in random order (Fisher and Yates), drawn only as far as it is read."""
+    moved: dict[int, int] = {}
+    for at in range(size):
+        other = at + int(rng.random() * (size - at))
+        yield moved.get(other, other)
+        moved[other] = moved.get(at, at)
+
+
+@RETRIEVERS.register("oracle")
+def build_oracle(passages: Sequence[Passage], settings: Settings, cache: Path | None) -> Oracle:
+    """An oracle over the passages; BM25 over them too where distractors are `near`."""
+    return Oracle(passages, settings)

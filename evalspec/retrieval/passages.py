@@ -1,0 +1,85 @@
+"""The words of retrieval: passages, queries, hits, and the one protocol of all retrievers.
+
+Plugins join through the entry-point group `evalspec.retrievers`, each a `Build`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from evalspec.registry import Registry
+from evalspec.spec.blocks import RetrievalBlock
+
+
+@dataclass(frozen=True)
+class Passage:
+    """One document of a corpus, its text as prompts show it."""
+
+    id: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Query:
+    """What is looked for. `gold` are indices of the passages that answer it; only the oracle looks at them."""
+
+    text: str
+    row_id: str = ""
+    gold: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A passage that was found. `rank` counts from 1; `relevant` is None where no gold is known."""
+
+    passage: Passage
+    rank: int
+    score: float
+    relevant: bool | None
+
+
+Ranking = list[tuple[int, float]]
+"""Indices of passages with their scores, best first, each passage once."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a retriever is built with: those fields of a retrieval block that an index may depend on."""
+
+    stemmer: str = "english"
+    encoder: str = "all-MiniLM-L6-v2"
+    of: tuple[str, ...] = ("bm25", "dense")
+    rank_constant: int = 60
+    distractors: Literal["near", "random"] = "near"
+    gold_at: Literal["random", "first", "last"] | int = "random"
+    seed: int = 0
+
+
+def settings_of(block: RetrievalBlock) -> Settings:
+    """The settings of a block. Neither k nor the corpus is among them: k = 1, 3, 5 share one index."""
+    return Settings(
+        stemmer=block.stemmer,
+        encoder=block.encoder,
+        of=tuple(block.of),
+        rank_constant=block.rank_constant,
+        distractors=block.distractors,
+        gold_at=block.gold_at,
+        seed=block.seed,
+    )
+
+
+class Retriever(Protocol):
+    """An index over the passages it was built from."""
+
+    def search(self, queries: Sequence[Query], k: int) -> list[Ranking]:
+        """The best k passages of each query, fewer where fewer can be found. The same call gives the same answer."""
+        ...
+
+
+Build = Callable[[Sequence[Passage], Settings, Path | None], Retriever]
+"""Makes a retriever from passages, settings, and a folder for what is worth keeping (None: keep nothing)."""
+
+RETRIEVERS: Registry[Build] = Registry("retriever", "evalspec.retrievers")
