@@ -1,1 +1,7 @@
 """Durable results: segments, tables, views, read-only SQL."""
+
+from evalspec.store.segments import CommitError
+from evalspec.store.store import SampleKey, Store
+from evalspec.store.writer import RunWriter
+
+__all__ = ["CommitError", "RunWriter", "SampleKey", "Store"]

@@ -1,0 +1,303 @@
+"""The tables of the store: every column with its type and what it says, and the views for what people ask most.
+
+`docs/store.md` is held equal to this file by a test. Times are UTC. JSON columns hold JSON values; a number that JSON
+cannot write (a log-probability of −infinity) stands there as the text "-Infinity", "Infinity" or "NaN".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SCHEMA_VERSION = 1
+"""Counts up when a table changes; written into every database and every segment."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column. `key` columns together name a row; a key that may be NULL says so in `nullable`."""
+
+    name: str
+    type: str
+    about: str
+    key: bool = False
+    nullable: bool = False
+
+
+@dataclass(frozen=True)
+class TableSchema:
+    """One table and what a row of it is."""
+
+    name: str
+    about: str
+    columns: tuple[Column, ...]
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """Names of the columns that together name a row; a later row with the same key replaces the earlier one."""
+        return tuple(column.name for column in self.columns if column.key)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all columns, in order."""
+        return tuple(column.name for column in self.columns)
+
+    def create(self, name: str) -> str:
+        """The CREATE TABLE statement, under the given (qualified) name."""
+        columns = ", ".join(
+            f'"{c.name}" {c.type}{" NOT NULL" if c.key and not c.nullable else ""}' for c in self.columns
+        )
+        return f"CREATE TABLE IF NOT EXISTS {name} ({columns})"
+
+
+@dataclass(frozen=True)
+class ViewSchema:
+    """One view: a question that people ask often, as SQL over the tables."""
+
+    name: str
+    about: str
+    sql: str
+
+
+RUN = Column("run_id", "VARCHAR", "the run", key=True)
+CELL = Column("cell_id", "VARCHAR", "the cell: one model × task × point of the sweep", key=True)
+SAMPLE = Column("sample_id", "VARCHAR", "the row of the data that was asked about", key=True)
+DRAW = Column("draw", "INTEGER", "which draw of the shots, from 0", key=True, nullable=True)
+REPEAT = Column("repeat", "INTEGER", "which repetition of the same request, from 0", key=True, nullable=True)
+STAGE = Column("stage", "VARCHAR", "the step of a task that has several", key=True, nullable=True)
+FILTER = Column("filter", "VARCHAR", "how the answer was taken from the output", key=True, nullable=True)
+
+TABLES: dict[str, TableSchema] = {
+    table.name: table
+    for table in (
+        TableSchema(
+            "runs",
+            "One row a run.",
+            (
+                RUN,
+                Column("spec_name", "VARCHAR", "`name:` of the spec"),
+                Column("spec", "JSON", "the spec as it was run, includes and `--set` resolved"),
+                Column("plan_id", "VARCHAR", "hash of what was asked"),
+                Column(
+                    "status",
+                    "VARCHAR",
+                    "running, finished, failed (some samples did) or interrupted (stopped or killed)",
+                ),
+                Column("started_at", "TIMESTAMP", "when it began (UTC)"),
+                Column("finished_at", "TIMESTAMP", "when it ended (UTC); NULL while it is running"),
+                Column("evalspec_version", "VARCHAR", "version of evalspec"),
+                Column("git_commit", "VARCHAR", "commit of the project that the spec stands in"),
+                Column("host", "VARCHAR", "machine"),
+                Column("device", "VARCHAR", "what computed: cpu, the GPU's name, …"),
+                Column("versions", "JSON", "versions of what the results depend on: torch, transformers, …"),
+            ),
+        ),
+        TableSchema(
+            "cells",
+            "One row a cell of a run.",
+            (
+                RUN,
+                CELL,
+                Column("model", "VARCHAR", "name of the model in the spec"),
+                Column("weights_hash", "VARCHAR", "hash of the weights that answered"),
+                Column("task", "VARCHAR", "name of the task in the spec"),
+                Column("params", "JSON", "object from sweep path to value"),
+                Column("backend", "VARCHAR", "backend that ran it"),
+                Column("dtype", "VARCHAR", "number format of the weights while running"),
+            ),
+        ),
+        TableSchema(
+            "samples",
+            "One row a request: what was asked and what came back.",
+            (
+                RUN,
+                CELL,
+                SAMPLE,
+                REPEAT,
+                DRAW,
+                STAGE,
+                Column("prompt", "VARCHAR", "the text the model read"),
+                Column("target", "VARCHAR", "the right answer"),
+                Column("output", "VARCHAR", "the generated text, or the choice that was likeliest"),
+                Column("choices", "JSON", "texts of the choices, for a multiple choice"),
+                Column("logprobs", "JSON", "natural log-probabilities: one a choice, or of the target"),
+                Column("shot_ids", "JSON", "ids of the examples in the prompt, in order"),
+                Column("prompt_tokens", "BIGINT", "tokens of the prompt"),
+                Column("truncated_tokens", "BIGINT", "tokens cut off its left end"),
+                Column("finish_reason", "VARCHAR", "stop or length, for a generation"),
+                Column("cached", "BOOLEAN", "taken from an earlier run, not computed"),
+                Column("error", "VARCHAR", "why there is no answer; NULL when there is one"),
+                Column("cache_key", "VARCHAR", "hash of everything that can change the answer; NULL: never reused"),
+                Column("cluster", "VARCHAR", "the document it comes from, where several samples share one"),
+            ),
+        ),
+        TableSchema(
+            "scores",
+            "One row a sample and metric.",
+            (
+                RUN,
+                CELL,
+                SAMPLE,
+                REPEAT,
+                DRAW,
+                STAGE,
+                FILTER,
+                Column("metric", "VARCHAR", "the metric, with its k: `recall@5`", key=True),
+                Column("extracted", "VARCHAR", "the answer that the filter took"),
+                Column("value", "DOUBLE", "the score"),
+                Column("weight", "DOUBLE", "tokens, words or bytes behind it, for perplexities; NULL: all weigh alike"),
+            ),
+        ),
+        TableSchema(
+            "metrics",
+            "One row a cell and metric: the aggregate over its samples, with its 95 % interval.",
+            (
+                RUN,
+                CELL,
+                FILTER,
+                Column("metric", "VARCHAR", "the metric, with its k: `recall@5`", key=True),
+                Column("value", "DOUBLE", "the aggregate"),
+                Column("stderr", "DOUBLE", "its standard error"),
+                Column("ci_low", "DOUBLE", "lower end of the 95 % interval"),
+                Column("ci_high", "DOUBLE", "upper end of the 95 % interval"),
+                Column("n", "BIGINT", "samples behind it"),
+            ),
+        ),
+        TableSchema(
+            "retrievals",
+            "One row a passage that was shown with a sample.",
+            (
+                RUN,
+                CELL,
+                SAMPLE,
+                Column("rank", "INTEGER", "place in the ranking, from 1", key=True),
+                Column("passage_id", "VARCHAR", "the passage"),
+                Column("score", "DOUBLE", "the retriever's score"),
+                Column("relevant", "BOOLEAN", "whether it is a gold passage; NULL when no gold is known"),
+            ),
+        ),
+        TableSchema(
+            "efficiency",
+            "One row a cell: its share of what the run cost. Shared tokens are split equally among the cells that use "
+            "them, so sums over a run are the run's totals; claims about speed come from `measurements` only.",
+            (
+                RUN,
+                CELL,
+                Column("prompt_tokens", "BIGINT", "tokens of its prompts: what is fed when nothing is shared"),
+                Column("distinct_tokens", "DOUBLE", "its share of the distinct tokens of the forest"),
+                Column("computed_tokens", "DOUBLE", "its share of the prompt tokens that were really fed"),
+                Column("cached_tokens", "DOUBLE", "prompt tokens whose answers came from earlier runs"),
+                Column("output_tokens", "BIGINT", "tokens generated"),
+                Column("requests", "BIGINT", "requests answered"),
+                Column("seconds", "DOUBLE", "its share of the time"),
+                Column("tokens_per_second", "DOUBLE", "computed and generated tokens over seconds"),
+                Column("peak_memory_bytes", "BIGINT", "most device memory of its model"),
+                Column("state_bytes", "BIGINT", "state or KV cache of one sequence"),
+            ),
+        ),
+        TableSchema(
+            "measurements",
+            "One row a timing of a model running alone and unshared.",
+            (
+                RUN,
+                CELL,
+                Column("kind", "VARCHAR", "prefill, decode or throughput", key=True),
+                Column("length", "BIGINT", "tokens of context", key=True),
+                Column("batch", "INTEGER", "sequences at a time", key=True),
+                Column("repeat", "INTEGER", "which repetition, from 0", key=True),
+                Column("seconds", "DOUBLE", "wall time"),
+                Column("tokens", "BIGINT", "tokens fed or generated in that time"),
+                Column("peak_memory_bytes", "BIGINT", "most device memory"),
+                Column("energy_joules", "DOUBLE", "energy, where the device tells"),
+            ),
+        ),
+        TableSchema(
+            "representations",
+            "One row a measure of hidden states: of one layer, or between two (layers, cells).",
+            (
+                RUN,
+                CELL,
+                Column("cell_b", "VARCHAR", "the other cell of a comparison", key=True, nullable=True),
+                Column("layer", "INTEGER", "layer, 0 is the embedding", key=True, nullable=True),
+                Column("layer_b", "INTEGER", "the other layer of a comparison", key=True, nullable=True),
+                Column("position", "VARCHAR", "which tokens", key=True, nullable=True),
+                Column("measure", "VARCHAR", "what was measured: cka, token_similarity, …", key=True),
+                Column("value", "DOUBLE", "its value"),
+                Column("ci_low", "DOUBLE", "lower end of the 95 % interval"),
+                Column("ci_high", "DOUBLE", "upper end of the 95 % interval"),
+                Column("n", "BIGINT", "sequences behind it"),
+                Column("reason", "VARCHAR", "why there is no value"),
+            ),
+        ),
+        TableSchema(
+            "training",
+            "One row a logged step of a training run.",
+            (
+                RUN,
+                Column("model", "VARCHAR", "the model", key=True),
+                Column("seed", "BIGINT", "training seed", key=True),
+                Column("learning_rate", "DOUBLE", "peak learning rate", key=True),
+                Column("step", "BIGINT", "optimiser step", key=True),
+                Column("loss", "DOUBLE", "training loss"),
+                Column("tokens", "BIGINT", "tokens seen so far"),
+                Column("seconds", "DOUBLE", "time so far"),
+            ),
+        ),
+        TableSchema(
+            "verdicts",
+            "One row a hypothesis and what the data say.",
+            (
+                RUN,
+                Column("hypothesis", "VARCHAR", "the hypothesis", key=True),
+                Column("statistic", "DOUBLE", "the effect that was estimated"),
+                Column("ci_low", "DOUBLE", "lower end of the 95 % interval"),
+                Column("ci_high", "DOUBLE", "upper end of the 95 % interval"),
+                Column("verdict", "VARCHAR", "supported, refuted or undecided"),
+            ),
+        ),
+    )
+}
+
+VIEWS: tuple[ViewSchema, ...] = (
+    ViewSchema(
+        "latest_runs",
+        "The newest run of each spec.",
+        "SELECT * FROM runs "
+        "QUALIFY row_number() OVER (PARTITION BY spec_name ORDER BY started_at DESC, run_id DESC) = 1",
+    ),
+    ViewSchema(
+        "results",
+        "Every aggregate with the model, task and condition it belongs to.",
+        "SELECT runs.run_id, spec_name, started_at, cell_id, model, task, params, filter, metric, value, stderr, "
+        "ci_low, ci_high, n FROM metrics JOIN cells USING (run_id, cell_id) JOIN runs USING (run_id)",
+    ),
+    ViewSchema(
+        "answers",
+        "Every sample with its scores: one row a score, or one with NULLs where nothing was scored. "
+        "A vote over repeats (its `repeat` is NULL) stands beside the first of them.",
+        "SELECT samples.run_id, samples.cell_id, cells.model, cells.task, cells.params, samples.sample_id, "
+        "samples.draw, samples.repeat, samples.stage, samples.prompt, samples.target, samples.output, "
+        "scores.filter, scores.extracted, scores.metric, scores.value, samples.cached, samples.error "
+        "FROM samples JOIN cells USING (run_id, cell_id) LEFT JOIN scores ON scores.run_id = samples.run_id "
+        "AND scores.cell_id = samples.cell_id AND scores.sample_id = samples.sample_id "
+        "AND coalesce(scores.repeat, 0) = coalesce(samples.repeat, 0) "
+        "AND coalesce(scores.draw, 0) = coalesce(samples.draw, 0) "
+        "AND scores.stage IS NOT DISTINCT FROM samples.stage",
+    ),
+    ViewSchema(
+        "retrieval_and_answer",
+        "Where the first gold passage of each sample stood, beside how the answer scored.",
+        "SELECT scores.run_id, scores.cell_id, cells.model, cells.task, cells.params, scores.sample_id, "
+        "found.passages, found.gold_rank, found.gold_rank IS NOT NULL AS gold_shown, "
+        "scores.filter, scores.metric, scores.value "
+        "FROM scores JOIN cells USING (run_id, cell_id) JOIN ("
+        "SELECT run_id, cell_id, sample_id, count(*) AS passages, min(rank) FILTER (WHERE relevant) AS gold_rank "
+        "FROM retrievals GROUP BY ALL) AS found USING (run_id, cell_id, sample_id)",
+    ),
+    ViewSchema(
+        "costs",
+        "What each cell cost, with the model, task and condition it belongs to.",
+        "SELECT runs.run_id, spec_name, model, task, params, efficiency.* EXCLUDE (run_id), "
+        "prompt_tokens / nullif(distinct_tokens, 0) AS sharing "
+        "FROM efficiency JOIN cells USING (run_id, cell_id) JOIN runs USING (run_id)",
+    ),
+)
