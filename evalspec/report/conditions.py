@@ -1,0 +1,88 @@
+"""A point of the sweep as a reader says it: `bm25, k = 5` for a path-to-value mapping."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Value = str | int | float | bool | None
+
+# Retrievers stand in the order of a reader's question: nothing, what is found, what could be found at best.
+_RETRIEVERS = ("none", "bm25", "dense", "fusion")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a cell was swept to: short parameter names with their values, in the order of the spec."""
+
+    params: tuple[tuple[str, Value], ...]
+
+    def get(self, name: str) -> Value:
+        """The value of a parameter, None if this condition does not set it."""
+        return dict(self.params).get(name)
+
+    def without(self, *names: str) -> Condition:
+        """The same condition with some parameters left out."""
+        return Condition(tuple((name, value) for name, value in self.params if name not in names))
+
+    @property
+    def label(self) -> str:
+        """`no passages`, `oracle, k = 5`, `shots = 4` …; `as written` for a spec that sweeps nothing."""
+        parts = [_part(name, value) for name, value in self.params]
+        return ", ".join(parts) or "as written"
+
+    @property
+    def order(self) -> tuple[Any, ...]:
+        """Sort key: retrievers in their own order, then numbers by size, then text."""
+        return tuple(_rank(name, value) for name, value in self.params)
+
+
+def condition_of(params: Mapping[str, Any], names: Mapping[str, str]) -> Condition:
+    """The condition of a cell's `params`; values that are no scalar are written as JSON."""
+    pairs = [(names[path], _scalar(value)) for path, value in params.items()]
+    return Condition(tuple(sorted(pairs, key=lambda pair: pair[0] != "retriever")))
+
+
+def short_names(paths: Iterable[str]) -> dict[str, str]:
+    """Each path's shortest ending that no other path shares: `tasks.qa.retrieval.k` → `k`.
+
+    The same key of two tasks keeps the same short name, since a condition belongs to one task.
+    """
+    distinct = list(dict.fromkeys(paths))
+    keys = {path: _below_its_block(path) for path in distinct}
+    names = {}
+    for path in distinct:
+        pieces = keys[path].split(".")
+        for size in range(1, len(pieces) + 1):
+            name = ".".join(pieces[-size:])
+            if all(keys[other] == keys[path] or not f".{keys[other]}".endswith(f".{name}") for other in distinct):
+                break
+        names[path] = name
+    return names
+
+
+def _below_its_block(path: str) -> str:
+    """`tasks.qa.retrieval.k` → `retrieval.k`; other paths as they are."""
+    pieces = path.split(".")
+    return ".".join(pieces[2:]) if pieces[0] == "tasks" and len(pieces) > 2 else path
+
+
+def _part(name: str, value: Value) -> str:
+    if name == "retriever":
+        return "no passages" if value == "none" else str(value)
+    return f"{name} = {'–' if value is None else value}"
+
+
+def _rank(name: str, value: Value) -> tuple[str, int, float, str]:
+    if name == "retriever" and isinstance(value, str):
+        place = _RETRIEVERS.index(value) if value in _RETRIEVERS else len(_RETRIEVERS) + (value == "oracle")
+        return (name, 0, float(place), value)
+    if isinstance(value, int | float):
+        return (name, 0, float(value), "")
+    return (name, 1, 0.0, str(value))
+
+
+def _scalar(value: Any) -> Value:
+    return value if value is None or isinstance(value, str | int | float) else json.dumps(value)

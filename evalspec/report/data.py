@@ -1,0 +1,171 @@
+"""What a page shows of a run, read from the store: queries in, the values of `results` out.
+
+Nothing here computes a metric; the one thing derived is where the gold passage stood for each answer, which is a
+join of `retrievals` with `scores`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from evalspec.errors import StoreError, suggest
+from evalspec.report.conditions import condition_of, short_names
+from evalspec.report.results import Cell, Cost, Estimate, GoldPlace, MainMetric, Results, Run
+from evalspec.spec.needs import METRICS
+
+if TYPE_CHECKING:
+    import duckdb
+
+GOLD_PLACES = """
+WITH answers AS (
+  SELECT cell_id, sample_id, avg(value) AS value FROM scores
+  WHERE run_id = $run AND metric = $metric AND filter IS NOT DISTINCT FROM $filter AND value IS NOT NULL
+  GROUP BY cell_id, sample_id),
+gold AS (
+  SELECT cell_id, sample_id, min(rank) AS place FROM retrievals
+  WHERE run_id = $run AND relevant GROUP BY cell_id, sample_id)
+SELECT cell_id, place, count(*) AS n, avg(value) AS value
+FROM answers LEFT JOIN gold USING (cell_id, sample_id)
+WHERE cell_id IN (SELECT cell_id FROM retrievals WHERE run_id = $run)
+GROUP BY cell_id, place ORDER BY cell_id, place"""
+
+
+def rows(connection: duckdb.DuckDBPyConnection, query: str, **values: Any) -> list[dict[str, Any]]:
+    """The query's rows as dicts by column name; `$name` in the query takes the keyword of that name."""
+    result = connection.execute(query, values or None)
+    names = [column[0] for column in result.description or ()]
+    return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+
+
+def columns(connection: duckdb.DuckDBPyConnection, table: str) -> frozenset[str]:
+    """Names of the table's columns."""
+    return frozenset(row["column_name"] for row in rows(connection, f"DESCRIBE {table}"))
+
+
+def read_results(connection: duckdb.DuckDBPyConnection, run_id: str) -> Results:
+    """Read one run. StoreError if the store has no such run."""
+    run = read_run(connection, run_id)
+    spec = _mapping(run.spec_text)
+    found = rows(connection, "SELECT * FROM cells WHERE run_id = $run", run=run_id)
+    parameters = [_json(row["params"]) or {} for row in found]
+    names = short_names(path for params in parameters for path in params)
+    cells = [
+        Cell(row["cell_id"], row["model"], row["weights_hash"] or "", row["task"], condition_of(params, names))
+        for row, params in zip(found, parameters, strict=True)
+    ]
+    models, tasks = _order(spec, "models"), _order(spec, "tasks")
+    cells.sort(key=lambda c: (models.get(c.model, 99), c.model, tasks.get(c.task, 99), c.task, c.condition.order))
+    estimates = [
+        Estimate(*(row[name] for name in ("cell_id", "metric", "filter", "value", "stderr", "ci_low", "ci_high", "n")))
+        for row in rows(connection, "SELECT * FROM metrics WHERE run_id = $run", run=run_id)
+        if row["value"] is not None
+    ]
+    counts = rows(
+        connection,
+        """SELECT count(*) AS samples, count(*) FILTER (error IS NOT NULL) AS failed,
+                  count(*) FILTER (truncated_tokens > 0) AS truncated, count(*) FILTER (cached) AS cached
+           FROM samples WHERE run_id = $run""",
+        run=run_id,
+    )[0]
+    costs = [
+        Cost(
+            row["cell_id"],
+            *(int(row.get(name) or 0) for name in ("prompt_tokens", "distinct_tokens", "computed_tokens")),
+            int(row.get("output_tokens") or 0),
+            float(row["seconds"] or 0),
+            row["peak_memory_bytes"],
+            row["state_bytes"],
+        )
+        for row in rows(connection, "SELECT * FROM efficiency WHERE run_id = $run", run=run_id)
+    ]
+    main = _main_metrics(spec, cells, estimates)
+    return Results(run, tuple(cells), tuple(estimates), tuple(costs), main, **counts)
+
+
+def read_run(connection: duckdb.DuckDBPyConnection, run_id: str) -> Run:
+    """One run's row. StoreError if there is none."""
+    for run in read_runs(connection):
+        if run.run_id == run_id:
+            return run
+    known = [row["run_id"] for row in rows(connection, "SELECT run_id FROM runs")]
+    raise StoreError(f"the store has no run `{run_id}`.{suggest(run_id, known)} `evalspec ls` lists its runs.")
+
+
+def read_runs(connection: duckdb.DuckDBPyConnection) -> list[Run]:
+    """All runs, the newest first."""
+    return [
+        Run(
+            run_id=row["run_id"],
+            spec_name=row["spec_name"],
+            spec_text=row["spec"] or "",
+            description=str(_mapping(row["spec"] or "").get("description") or ""),
+            plan_id=row["plan_id"] or "",
+            status=row["status"] or "",
+            started_at=row["started_at"],
+            finished_at=row["finished_at"],
+            evalspec_version=row["evalspec_version"] or "",
+            git_commit=row["git_commit"] or "",
+            host=row["host"] or "",
+            device=row["device"] or "",
+            versions=_json(row["versions"]) or {},
+        )
+        for row in rows(connection, "SELECT * FROM runs ORDER BY started_at DESC NULLS LAST, run_id")
+    ]
+
+
+def gold_places(connection: duckdb.DuckDBPyConnection, run_id: str, main: MainMetric) -> list[GoldPlace]:
+    """Mean answer of each cell by the place of the first gold passage; repeats of a sample are averaged first."""
+    found = rows(connection, GOLD_PLACES, run=run_id, metric=main.name, filter=main.filter)
+    return [GoldPlace(row["cell_id"], row["place"], row["n"], row["value"]) for row in found]
+
+
+def _main_metrics(
+    spec: Mapping[str, Any], cells: Sequence[Cell], estimates: Sequence[Estimate]
+) -> dict[str, MainMetric]:
+    """Each task's first metric in the spec that judges answers; without a readable spec, the first one declared."""
+    declared = list(METRICS)
+    chosen: dict[str, MainMetric] = {}
+    for task in dict.fromkeys(cell.task for cell in cells):
+        ids = {cell.cell_id for cell in cells if cell.task == task}
+        of_task = [e for e in estimates if e.cell_id in ids and not is_retrieval(e.metric)]
+        if not of_task:
+            continue
+        block = (spec.get("tasks") or {}).get(task) or {}
+        written = [m if isinstance(m, str) else m.get("metric", "") for m in block.get("metrics") or ()]
+        order = {name: at for at, name in reversed(list(enumerate([*written, *declared])))}
+        best = min(
+            of_task, key=lambda e: (order.get(e.metric, len(order)), e.metric, e.filter not in (None, "", "none"))
+        )
+        values = [e.value for e in of_task if e.metric == best.metric]
+        declaration = METRICS.get(best.metric)
+        bounded = all(0 <= value <= 1 for value in values)
+        share = bounded and (declaration is None or declaration.evidence != "likelihood")
+        higher = declaration.higher_is_better if declaration else True
+        chosen[task] = MainMetric(best.metric, best.filter, share, higher)
+    return chosen
+
+
+def is_retrieval(metric: str) -> bool:
+    """Whether the metric (`recall@5`, say) judges passages and not answers."""
+    declaration = METRICS.get(metric.partition("@")[0])
+    return declaration is not None and declaration.evidence == "retrieval"
+
+
+def _json(value: Any) -> Any:
+    """DuckDB hands JSON columns over as text, and MAP or STRUCT columns as objects."""
+    return json.loads(value) if isinstance(value, str) and value else value
+
+
+def _mapping(spec_text: str) -> Mapping[str, Any]:
+    """The spec's keys; JSON is YAML too."""
+    loaded = yaml.safe_load(spec_text) if spec_text else {}
+    return loaded if isinstance(loaded, dict) else {}
+
+
+def _order(spec: Mapping[str, Any], block: str) -> dict[str, int]:
+    names = spec.get(block)
+    return {name: at for at, name in enumerate(names)} if isinstance(names, dict) else {}

@@ -1,0 +1,206 @@
+"""The page of a run and the index of runs: one self-contained HTML file each.
+
+Model outputs are hostile text. They reach the page escaped by Jinja2 or inside JSON blocks that no browser executes,
+and the page's own policy (Content-Security-Policy) runs nothing but the two scripts whose hashes it names and asks
+the network for nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from evalspec.report.answer import answer_of
+from evalspec.report.charts import figures_of
+from evalspec.report.costs import cost_figures, in_bytes, model_costs
+from evalspec.report.data import GOLD_PLACES, gold_places, read_results, read_runs
+from evalspec.report.marks import COLOURS, interval, style, written
+from evalspec.report.results import Results, Run
+from evalspec.report.samples import FAILED_BELOW, samples_of
+
+if TYPE_CHECKING:
+    import duckdb
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def render(connection: duckdb.DuckDBPyConnection, run_id: str, folder: Path) -> Path:
+    """Write the page of a run to `<folder>/<spec name>-<run id>.html` and return its path.
+
+    A run that is still going or was interrupted gives a page of what it has so far, which says so. The file appears
+    whole or not at all. StoreError if there is no such run.
+    """
+    results = read_results(connection, run_id)
+    answers = [answer for task in results.tasks if (answer := answer_of(results, task)) is not None]
+    figures = []
+    for task, main in results.main.items():
+        figures += figures_of(results, task, gold_places(connection, run_id, main))
+    samples = samples_of(connection, results)
+    page = _environment().get_template("run.html.jinja").render(
+        **_assets("page.js", vega=True),
+        run=results.run,
+        results=results,
+        answers=answers,
+        figures=figures,
+        costs=cost_figures(results),
+        model_costs=model_costs(results),
+        estimates=_estimates(results),
+        colours={model: COLOURS[at % len(COLOURS)] for at, model in enumerate(results.models)},
+        samples=samples,
+        failed_below=FAILED_BELOW,
+        chart_style=style(),
+        charts={figure.name: {"spec": figure.vega_lite, "panels": figure.panels} for figure in figures + cost_figures(results)},
+        weights=dict(sorted({(cell.model, cell.weights_hash) for cell in results.cells})),
+        queries=queries(results),
+    )  # fmt: skip
+    return _write(folder / file_name(results.run), page)
+
+
+def render_index(connection: duckdb.DuckDBPyConnection, folder: Path) -> Path:
+    """Write `<folder>/index.html`, the list of the store's runs, newest first, with links to the pages that exist."""
+    entries = [_entry(read_results(connection, run.run_id), folder) for run in read_runs(connection)]
+    page = _environment().get_template("index.html.jinja").render(**_assets("table.js", vega=False), entries=entries)
+    return _write(folder / "index.html", page)
+
+
+def file_name(run: Run) -> str:
+    """The name of a run's page."""
+    return re.sub(r"[^\w.-]", "_", f"{run.spec_name}-{run.run_id}.html")
+
+
+def queries(results: Results) -> list[tuple[str, str]]:
+    """What gives the page's numbers again: (what, a query for `evalspec sql`)."""
+    run = results.run.run_id.replace("'", "''")
+    aggregates = (
+        "SELECT model, task, params, metric, value, ci_low, ci_high, n FROM metrics JOIN cells USING (run_id, cell_id) "
+        f"WHERE run_id = '{run}' ORDER BY ALL"
+    )
+    costs = (
+        "SELECT model, sum(prompt_tokens), sum(distinct_tokens), sum(computed_tokens), sum(seconds), max(state_bytes) "
+        f"FROM efficiency JOIN cells USING (run_id, cell_id) WHERE run_id = '{run}' GROUP BY model ORDER BY model"
+    )
+    listed = [("All metrics with their intervals", aggregates), ("What the run cost, a model at a time", costs)]
+    for task, main in results.main.items():
+        if any(cell.task == task and cell.condition.get("retriever") for cell in results.cells):
+            filled = GOLD_PLACES.replace("$run", f"'{run}'").replace("$metric", f"'{main.name}'")
+            filled = filled.replace("$filter", "NULL" if main.filter is None else f"'{main.filter}'")
+            listed.append(
+                (f"{main.words.capitalize()} of `{task}` by the place of the gold passage", " ".join(filled.split()))
+            )
+    return listed
+
+
+@dataclass(frozen=True)
+class _Entry:
+    run: Run
+    link: str | None
+    models: Sequence[str]
+    metrics: Sequence[str]
+    samples: int
+    failed: int
+
+
+def _entry(results: Results, folder: Path) -> _Entry:
+    """A line of the index: each task's main metric from its lowest to its highest cell."""
+    name = file_name(results.run)
+    ranges = []
+    for task, main in results.main.items():
+        values = [estimate.value for estimate in results.main_of(task).values()]
+        low, high = written(min(values), main), written(max(values), main)
+        ranges.append(f"{task}: {main.words} {low}" + (f" to {high}" if high != low else ""))
+    link = name if (folder / name).is_file() else None
+    return _Entry(results.run, link, results.models, ranges, results.samples, results.failed)
+
+
+def _estimates(results: Results) -> list[tuple[Any, ...]]:
+    """Rows of the table of all metrics: names, then numbers to sort by."""
+    cells = {cell.cell_id: cell for cell in results.cells}
+    place = {cell.cell_id: at for at, cell in enumerate(results.cells)}
+    found = sorted(results.estimates, key=lambda e: (place.get(e.cell_id, 0), e.metric, e.filter or ""))
+    return [(cells[e.cell_id], e) for e in found if e.cell_id in cells]
+
+
+def _assets(script: str, *, vega: bool) -> dict[str, Any]:
+    """The page's styles and scripts, and the policy that lets these scripts and nothing else run."""
+    own = (TEMPLATES / script).read_text(encoding="utf-8")
+    if script != "table.js":
+        own = (TEMPLATES / "table.js").read_text(encoding="utf-8") + own
+    scripts = [_vega(), own] if vega else [own]
+    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts)
+    policy = f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:"
+    css = (TEMPLATES / "page.css").read_text(encoding="utf-8")
+    return {"css": Markup(css), "scripts": [Markup(s) for s in scripts], "policy": policy}  # noqa: S704 (our own files)
+
+
+@functools.cache
+def _vega() -> str:
+    """Vega, Vega-Lite and Vega-Embed in one script, of the version that Altair writes for."""
+    import altair
+    import vl_convert
+
+    version = ".".join(altair.SCHEMA_VERSION.lstrip("v").split(".")[:2])
+    bundle: str = vl_convert.javascript_bundle(vl_version=version)
+    return bundle.replace("</script", "<\\/script").replace("\r", "")
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "bytes": in_bytes,
+        "moment": _moment,
+        "written": written,
+        "interval": interval,
+        "block": _json_block,
+        "number": lambda value: "" if value is None else f"{value:.4g}",
+    }
+    return environment
+
+
+def _moment(value: datetime | None) -> str:
+    return "" if value is None else f"{value:%Y-%m-%d %H:%M:%S}"
+
+
+def _json_block(value: Any) -> Markup:
+    """JSON for a `<script type="application/json">`: with no `<`, so that nothing in it can end the block."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=_plain)
+    return Markup(text.replace("<", "\\u003c"))  # noqa: S704 (escaped in this line)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def _write(path: Path, text: str) -> Path:
+    """Write aside and rename, so that a reader never meets half a page."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        Path(aside).chmod(0o644)
+        Path(aside).replace(path)
+    except BaseException:
+        Path(aside).unlink(missing_ok=True)
+        raise
+    return path
