@@ -211,6 +211,9 @@ class _Reader:
         text, name = node.value, node.tag.removeprefix(YAML)
         if node.tag == YAML + "merge":  # `<<` as a value is just text
             name = "str"
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            self.problems.append(mark.problem("half of a surrogate pair is no character; write the character itself"))
+            return Node("", mark)
         if name == "str" or name not in CORE:
             if name != "str":
                 self.refuse_tag(node, mark)

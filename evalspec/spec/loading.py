@@ -1,0 +1,100 @@
+"""`load`: a file, a text or Python values in; a validated spec and its cells out, or every problem at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from evalspec.errors import Problem, SpecError
+from evalspec.spec.blocks import Spec
+from evalspec.spec.cells import Cell, CellBuilder
+from evalspec.spec.compose import compose, project_root, shown
+from evalspec.spec.grammar import dotted
+from evalspec.spec.problems import explain, in_order
+from evalspec.spec.source import Source, parse, read
+from evalspec.spec.sweep import axes
+from evalspec.spec.tree import Mark, from_python
+
+
+@dataclass(frozen=True)
+class LoadedSpec:
+    """A spec that was read, composed and checked.
+
+    `root` is where its relative paths start, `path` its file (None when it came from Python), `texts` what its files held,
+    by name: itself first, then what it includes. `canonical` is what it asks for and nothing else, for hashing: two ways
+    of writing the same cells have the same one.
+    """
+
+    spec: Spec
+    cells: tuple[Cell, ...]
+    root: Path
+    path: Path | None
+    texts: Mapping[str, str]
+    sets: tuple[str, ...]
+    canonical: Mapping[str, Any]
+
+
+def load(
+    source: str | Path | Mapping[str, Any], sets: Sequence[str] = (), *, root: str | Path | None = None
+) -> LoadedSpec:
+    """Read a spec from a file or from Python values.
+
+    Args:
+        source: path of a YAML file, or the mapping that one would hold.
+        sets: `path=value` overrides, applied after includes; values are YAML.
+        root: where relative paths start; by default the project's root, found from the file (or the current folder).
+
+    Raises: SpecError with every problem found.
+    """
+    if isinstance(source, Mapping):
+        tree = from_python(source, Mark())
+        wrong = [
+            Problem(
+                f"{dotted(path)} cannot be {type(node.value).__name__}: a spec holds texts, numbers, lists and mappings"
+            )
+            for path, node in tree.walk()
+            if not isinstance(node.value, (dict, list, str, bool, int, float, type(None)))
+        ]
+        return _load(Source("", "", None if wrong else tree, tuple(wrong)), Path.cwd(), None, sets, root)
+    path = Path(source)
+    return _load(read(path, shown(path)), path.resolve().parent, path, sets, root)
+
+
+def loads(text: str, sets: Sequence[str] = (), *, root: str | Path | None = None, name: str = "spec") -> LoadedSpec:
+    """Read a spec from YAML text; `name` is what errors call it. Otherwise like `load`."""
+    return _load(parse(text, name), Path.cwd(), None, sets, root)
+
+
+def _load(source: Source, folder: Path, path: Path | None, sets: Sequence[str], root: str | Path | None) -> LoadedSpec:
+    start = Path(root).resolve() if root is not None else project_root(folder)
+    composed = compose(source, folder, start, sets)
+    problems = composed.problems
+    if source.tree is None:
+        raise SpecError(in_order(problems, composed.texts))
+    spec: Spec | None = None
+    try:
+        spec = Spec.model_validate(composed.tree.plain())
+    except ValidationError as error:
+        problems += explain(error, composed.tree, (), composed.incomplete)
+    found, wrong = axes(composed.tree)
+    builder = CellBuilder(composed, start)
+    cells = builder.build(found)
+    problems += [*wrong, *builder.problems]
+    if spec is None or problems:
+        raise SpecError(in_order(problems, composed.texts))
+    canonical = {
+        "name": spec.name,
+        "cells": [
+            {
+                "cell_id": cell.cell_id,
+                "model": {"name": cell.model_name, **cell.model.model_dump(mode="json", exclude={"extends"})},
+                "task": {"name": cell.task_name, **cell.task.model_dump(mode="json", exclude={"extends"})},
+            }
+            for cell in cells
+        ],
+    }
+    return LoadedSpec(spec, cells, start, path, dict(composed.texts), tuple(sets), canonical)
