@@ -1,8 +1,8 @@
 """From a composed spec to its cells: one model, one task, one point of the sweep, each once.
 
 Settings that a cell does not use (k without a retriever, a seed of greedy decoding) are put back to their defaults and
-leave its params, so that points which ask for the same thing are one cell: counted twice, they would inflate a family of
-tests.
+leave its params, so that points which ask for the same thing are one cell: counted twice, they would inflate a family
+of tests.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from pydantic import ValidationError
 
@@ -31,7 +31,7 @@ B = TypeVar("B", bound=Block)
 
 @dataclass(frozen=True)
 class Cell:
-    """One model on one task at one point of the sweep. `params` maps the sweep's paths that this cell uses to values."""
+    """One model on one task at one point of the sweep. `params` maps the paths of the sweep that it uses to values."""
 
     cell_id: str
     model_name: str
@@ -192,7 +192,7 @@ class CellBuilder:
         unused: tuple[str, ...] = ()
         if isinstance(block, TaskBlock):
             unused = tuple(".".join(map(str, (*where, *path))) for path in unused_settings(block))
-            block = canonical(block)
+            block = cast(B, canonical(block))
         content = {"name": where[1], **block.model_dump(mode="json", exclude={"extends"})}
         return _Variant(block, unused, json.dumps(content, sort_keys=True))
 

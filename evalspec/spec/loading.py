@@ -17,16 +17,16 @@ from evalspec.spec.grammar import dotted
 from evalspec.spec.problems import explain, in_order
 from evalspec.spec.source import Source, parse, read
 from evalspec.spec.sweep import axes
-from evalspec.spec.tree import Mark, from_python
+from evalspec.spec.tree import Mark, from_python, kind
 
 
 @dataclass(frozen=True)
 class LoadedSpec:
     """A spec that was read, composed and checked.
 
-    `root` is where its relative paths start, `path` its file (None when it came from Python), `texts` what its files held,
-    by name: itself first, then what it includes. `canonical` is what it asks for and nothing else, for hashing: two ways
-    of writing the same cells have the same one.
+    `root` is where its relative paths start, `path` its file (None when it came from Python), `texts` what its files
+    held, by name: itself first, then what it includes. `canonical` is what it asks for and nothing else, for hashing:
+    two ways of writing the same cells have the same one.
     """
 
     spec: Spec
@@ -36,6 +36,12 @@ class LoadedSpec:
     texts: Mapping[str, str]
     sets: tuple[str, ...]
     canonical: Mapping[str, Any]
+
+    @property
+    def text(self) -> str:
+        """All that was written, for a reader of the report: the file, what it includes, what `--set` changed."""
+        parts = [text if not index else f"# {name}\n{text}" for index, (name, text) in enumerate(self.texts.items())]
+        return "\n".join([*parts, *(f"# --set {override}" for override in self.sets)])
 
 
 def load(
@@ -53,9 +59,7 @@ def load(
     if isinstance(source, Mapping):
         tree = from_python(source, Mark())
         wrong = [
-            Problem(
-                f"{dotted(path)} cannot be {type(node.value).__name__}: a spec holds texts, numbers, lists and mappings"
-            )
+            Problem(f"{dotted(path)} cannot be {kind(node.value)}: a spec holds texts, numbers, lists and mappings")
             for path, node in tree.walk()
             if not isinstance(node.value, (dict, list, str, bool, int, float, type(None)))
         ]

@@ -1,7 +1,7 @@
 """`sweep:` into axes: what varies, and which values each path takes.
 
-An axis is a list of options, an option a list of values laid at paths. The points of a sweep are the product of its axes.
-Axes and not points are kept, because a cell only meets the axes that touch its model or its task.
+An axis is a list of options, an option a list of values laid at paths. The points of a sweep are the product of its
+axes. Axes and not points are kept, because a cell only meets the axes that touch its model or its task.
 
     sweep:
       tasks.*.prompt.shots.n: [0, 2, 4]            # a path and its values
