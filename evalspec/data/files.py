@@ -33,7 +33,10 @@ FORMATS: dict[str, Format] = {
     ".parquet": "parquet",
     ".pq": "parquet",
 }
-HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")  # may be half of a surrogate pair, which is no text
+# A surrogate without its other half, which is no text (or what looks like one after an escaped backslash).
+HALF_CHARACTER = re.compile(
+    r"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+)
 WHOLE_NUMBER = re.compile(r"0|-?[1-9][0-9]{0,17}")
 
 
@@ -120,7 +123,8 @@ def _text_of(content: bytes, shown: str, first_line: int = 1) -> str:
 def _parse(text: str, shown: str, first_line: int = 1) -> Any:
     try:
         value = json.loads(text)
-        if HALF_CHARACTER.search(text):
+        half = HALF_CHARACTER.search(text)
+        if half:
             json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         line = text.split("\n")[error.lineno - 1]
@@ -130,7 +134,11 @@ def _parse(text: str, shown: str, first_line: int = 1) -> Any:
             f"{problem}\n    {line[start : start + 100]}\n    {' ' * (error.colno - 1 - start)}^"
         ) from error
     except UnicodeEncodeError as error:
-        raise DataError(f"{shown}:{first_line}: holds half a character ({error.object[error.start]!r})") from error
+        at = first_line + (text.count("\n", 0, half.start()) if half else 0)
+        raise DataError(
+            f"{shown}:{at}: holds half a character ({error.object[error.start]!a}), which is no text; "
+            "write the whole pair, or U+FFFD"
+        ) from error
     except (RecursionError, ValueError) as error:  # nested too deep; a number of thousands of digits
         raise DataError(f"{shown}:{first_line}: not readable as JSON: {error}") from error
     return value

@@ -76,7 +76,7 @@ def _read(block: DataBlock, root: Path) -> tuple[Sequence[Mapping[str, Any]], st
     if block.sql is not None:
         from evalspec.data.tables import read_sql
 
-        return read_sql(block.sql, block.database, block.seed, root), f"query {' '.join(block.sql.split())}"
+        return read_sql(block.sql, block.database, root), f"query {' '.join(block.sql.split())}"
     if block.hub is not None:
         from evalspec.data.hub import read_hub
 
