@@ -1,0 +1,58 @@
+"""Draws the training sequences with all processor cores into one file of 16-bit numbers, and reads it.
+
+The file holds count × (length + 1) little-endian uint16, row after row: what `mixture.draw_sequence` gives. Models
+that read the same file see the same data in the same order.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evalspec.zoo.mixture import draw_sequence
+
+PIECE = 1024  # sequences that a process draws at a time
+CURRICULUM = 0.25  # the part of the budget over which sequences grow to full size
+
+
+def difficulty_at(progress: float) -> float:
+    """Difficulty after a part of the budget in [0, 1]: from a tenth to full size over the first quarter."""
+    return min(1.0, 0.1 + 0.9 * progress / CURRICULUM)
+
+
+def draw_piece(start: int, *, seed: str, count: int, length: int) -> NDArray[np.uint16]:
+    """Sequences start … start + PIECE − 1 (fewer at the end of the count)."""
+    stop = min(start + PIECE, count)
+    return np.stack([draw_sequence(seed, n, length, difficulty_at(n / count)) for n in range(start, stop)])
+
+
+def write_sequences(path: Path, *, seed: str, count: int, length: int, processes: int | None = None) -> None:
+    """Draw `count` sequences of `length` tokens into `path`; the name appears when the file is whole."""
+    aside = path.with_suffix(".part")
+    draw = partial(draw_piece, seed=seed, count=count, length=length)
+    with aside.open("wb") as file, ProcessPoolExecutor(processes or os.cpu_count()) as pool:
+        for piece in pool.map(draw, range(0, count, PIECE)):
+            file.write(piece.astype("<u2").tobytes())
+    aside.rename(path)
+
+
+def read_sequences(path: Path, length: int) -> NDArray[np.uint16]:
+    """All sequences of a file: (count, length)."""
+    return np.memmap(path, dtype="<u2", mode="r").reshape(-1, length)
+
+
+def held_out(task: str, count: int, length: int) -> NDArray[np.uint16]:
+    """Sequences of one task that no training stream contains, at full difficulty: (count, length)."""
+    return np.stack([draw_sequence("held-out", n, length, 1.0, task) for n in range(count)])
+
+
+def pieces(rows: NDArray[np.uint16], batch: int) -> Iterator[NDArray[np.uint16]]:
+    """Whole batches in order; what is left over at the end is not used."""
+    for start in range(0, len(rows) - batch + 1, batch):
+        yield rows[start : start + batch]
