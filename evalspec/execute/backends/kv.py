@@ -1,0 +1,127 @@
+"""Key-value memory that forks for nothing: a sequence keeps what its own span added, and points to its parent.
+
+A batch puts sequences side by side, aligned at their right ends, so that all rows' next tokens stand in one column.
+
+Glossary: b rows · H key-value heads · t time · D head size · a *plane* is the keys or the values of one layer
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """What one span added to a sequence: for each group of like planes (planes, H, t, D); and what came before."""
+
+    planes: tuple[Tensor, ...]
+    parent: Segment | None
+    length: int
+    """Tokens of the whole sequence, the parent's included."""
+
+    def chain(self) -> list[Segment]:
+        """The segments from the sequence's first to this one."""
+        found = [self]
+        while found[-1].parent is not None:
+            found.append(found[-1].parent)
+        return found[::-1]
+
+
+@dataclass(frozen=True, eq=False)
+class KeyValues:
+    """A batch's memory: keys and values of each layer (b, H, t, D); row i's are the last lengths[i] of t columns."""
+
+    layers: tuple[tuple[Tensor, Tensor], ...]
+    lengths: tuple[int, ...]
+
+    @property
+    def columns(self) -> int:
+        """t, the longest row's length or more."""
+        return int(self.layers[0][0].shape[2])
+
+
+def groups_of(layers: Sequence[tuple[Tensor, Tensor]]) -> list[list[int]]:
+    """Plane numbers (2 · layer: keys, 2 · layer + 1: values) of one shape and device, which pack together."""
+    groups: dict[tuple[object, ...], list[int]] = {}
+    for number, plane in enumerate(plane for layer in layers for plane in layer):
+        groups.setdefault((plane.device, plane.shape[1], plane.shape[3]), []).append(number)
+    return list(groups.values())
+
+
+def gather(segments: Sequence[Segment | None], groups: Sequence[Sequence[int]]) -> KeyValues:
+    """Sequences side by side; None is an empty one. A sequence that appears several times is put together once."""
+    place: dict[int, int] = {}
+    distinct: list[Segment | None] = []
+    for segment in segments:
+        if id(segment) not in place:
+            place[id(segment)] = len(distinct)
+            distinct.append(segment)
+    some = next(segment for segment in distinct if segment is not None)
+    columns = max(segment.length for segment in distinct if segment is not None)
+    planes: dict[int, Tensor] = {}
+    index = [place[id(segment)] for segment in segments]
+    for number, group in enumerate(groups):
+        size, heads, _, width = some.planes[number].shape
+        packed = some.planes[number].new_zeros(size, len(distinct), heads, columns, width)
+        for row, segment in enumerate(distinct):
+            at = columns - segment.length if segment is not None else columns
+            for part in segment.chain() if segment is not None else ():
+                stop = at + part.planes[number].shape[2]
+                packed[:, row, :, at:stop] = part.planes[number]
+                at = stop
+        if len(distinct) == 1:
+            packed = packed.expand(-1, len(segments), -1, -1, -1)
+        elif index != list(range(len(distinct))):
+            packed = packed.index_select(1, torch.tensor(index, device=packed.device))
+        planes.update(zip(group, packed.unbind(0), strict=True))
+    layers = tuple((planes[number], planes[number + 1]) for number in range(0, len(planes), 2))
+    return KeyValues(layers, tuple(0 if segment is None else segment.length for segment in segments))
+
+
+def scatter(
+    batch: KeyValues,
+    rows: Sequence[int],
+    before: Sequence[Segment | None],
+    past: int,
+    lengths: Sequence[int],
+    groups: Sequence[Sequence[int]],
+) -> list[Segment]:
+    """What some rows added to the sequences they continue: lengths[i] columns from column `past` on, copied."""
+    flat = [plane for layer in batch.layers for plane in layer]
+    segments = []
+    for row in rows:
+        parent, length = before[row], lengths[row]
+        planes = tuple(
+            torch.stack([flat[number][row, :, past : past + length] for number in group]) for group in groups
+        )
+        segments.append(Segment(planes, parent, length + (0 if parent is None else parent.length)))
+    return segments
+
+
+def select(batch: KeyValues, rows: Sequence[int]) -> KeyValues:
+    """Only these rows, without the columns that none of them needs."""
+    lengths = tuple(batch.lengths[row] for row in rows)
+    unused = batch.columns - max(lengths)
+    layers = []
+    for keys, values in batch.layers:
+        index = torch.tensor(rows, device=keys.device)
+        layers.append((keys[:, :, unused:].index_select(0, index), values[:, :, unused:].index_select(0, index)))
+    return KeyValues(tuple(layers), lengths)
+
+
+def join(first: KeyValues, second: KeyValues) -> KeyValues:
+    """Both batches in one, aligned at the right."""
+    columns = max(first.columns, second.columns)
+
+    def widened(plane: Tensor) -> Tensor:
+        return torch.nn.functional.pad(plane, (0, 0, columns - plane.shape[2], 0))
+
+    layers = tuple(
+        (torch.cat([widened(k1), widened(k2)]), torch.cat([widened(v1), widened(v2)]))
+        for (k1, v1), (k2, v2) in zip(first.layers, second.layers, strict=True)
+    )
+    return KeyValues(layers, first.lengths + second.lengths)
