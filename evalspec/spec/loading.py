@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +64,8 @@ def load(
             for path, node in tree.walk()
             if not isinstance(node.value, (dict, list, str, bool, int, float, type(None)))
         ]
-        return _load(Source("", "", None if wrong else tree, tuple(wrong)), Path.cwd(), None, sets, root)
+        text = "" if wrong else json.dumps(tree.plain(), indent=1, ensure_ascii=False)  # JSON is YAML
+        return _load(Source("", text, None if wrong else tree, tuple(wrong)), Path.cwd(), None, sets, root)
     path = Path(source)
     return _load(read(path, shown(path)), path.resolve().parent, path, sets, root)
 
