@@ -32,12 +32,17 @@ def read_config(directory: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ModelError(f"{directory} is not a model directory: it has no config.json")
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8"), object_hook=_number)
     except ValueError as error:
         raise ModelError(f"{path} is not JSON: {error}") from error
     if not isinstance(config, dict):
         raise ModelError(f"{path} holds no JSON object")
     return config
+
+
+def _number(value: dict[str, Any]) -> Any:
+    """transformers 5 writes an infinite number as {"__float__": "Infinity"}."""
+    return float(value["__float__"]) if set(value) == {"__float__"} else value
 
 
 def build(config: Mapping[str, Any]) -> RecurrentLanguageModel:
