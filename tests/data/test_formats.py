@@ -148,7 +148,8 @@ def test_parquet_gives_plain_values_in_the_order_of_the_file(tmp_path: Path) -> 
     query = (
         "SELECT '00' || i AS id, i::DOUBLE AS d, DATE '2020-01-01' + i::INT AS day, "
         "TIMESTAMPTZ '2020-01-01 00:00:00+00' AS at, uuid '550e8400-e29b-41d4-a716-446655440000' AS u, "
-        "1.25::DECIMAL(9, 2) AS dec, {'k': [i, NULL], 't': 'x'} AS nested, i % 2 = 0 AS even, NULL::INT AS nothing FROM range(3, 0, -1) t(i)"
+        "1.25::DECIMAL(9, 2) AS dec, {'k': [i, NULL], 't': 'x'} AS nested, i % 2 = 0 AS even, "
+        "NULL::INT AS nothing FROM range(3, 0, -1) t(i)"
     )
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")

@@ -1,0 +1,85 @@
+"""The one call that the compiler makes: hits with ranks and relevance, and a clear word on what cannot be."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from evalspec.errors import EvalspecError, RetrievalError
+from evalspec.retrieval import Hit, Passage, retrieve
+from evalspec.spec.blocks import DataBlock, RetrievalBlock
+
+CORPUS = [Passage("a", "red boat"), Passage("b", "red cart"), Passage("c", "blue cart")]
+
+
+def block(retriever: str = "bm25", **more: object) -> RetrievalBlock:
+    return RetrievalBlock(corpus=DataBlock(file="x.jsonl"), gold="{{ g }}", retriever=retriever, **more)  # type: ignore[arg-type]
+
+
+def ask(
+    block: RetrievalBlock, corpus: Sequence[Passage] = CORPUS, gold: Sequence[Sequence[str]] | None = (["b"],)
+) -> list[tuple[Hit, ...]]:
+    return retrieve(block, corpus, ["red cart"], gold, ["row 1"], None)
+
+
+def test_hits_have_ranks_scores_and_relevance() -> None:
+    (hits,) = ask(block(k=2))
+    assert [(hit.passage.id, hit.rank, hit.relevant) for hit in hits] == [("b", 1, True), ("a", 2, False)]
+    assert hits[0].score > hits[1].score > 0
+    assert {hit.relevant for hit in ask(block(), gold=None)[0]} == {None}
+    assert {hit.relevant for hit in ask(block(), gold=[[]])[0]} == {False}
+
+
+def test_a_smaller_k_is_the_beginning_of_a_larger_one() -> None:
+    assert [ask(block(k=k))[0] for k in (1, 2, 3)] == [ask(block(k=3))[0][:k] for k in (1, 2, 3)]
+
+
+def test_none_needs_neither_corpus_nor_queries() -> None:
+    assert retrieve(RetrievalBlock(retriever="none"), [], [], None, ["r1", "r2"], None) == [(), ()]
+
+
+def test_no_rows_give_no_hits() -> None:
+    assert retrieve(block(), CORPUS, [], [], [], None) == []
+
+
+def test_an_empty_corpus_is_an_error() -> None:
+    with pytest.raises(RetrievalError, match=r"`bm25` needs passages; its `corpus:` has no rows"):
+        ask(block(), corpus=[])
+
+
+def test_passage_ids_that_repeat_are_named() -> None:
+    with pytest.raises(RetrievalError, match=r"1 passage ids of the corpus stand on more than one passage: a"):
+        ask(block(), corpus=[*CORPUS, Passage("a", "again")])
+
+
+def test_gold_ids_without_a_passage_are_named_and_counted() -> None:
+    with pytest.raises(RetrievalError) as caught:
+        retrieve(block(), CORPUS, ["x"] * 5, [["a", f"z{n}"] for n in range(5)], [f"row {n}" for n in range(5)], None)
+    message = str(caught.value)
+    assert "5 gold ids are in no passage" in message
+    assert "z0, z1, z2 …" in message
+    assert "row `row 0`" in message
+    assert "look like a, b, c" in message
+
+
+def test_an_oracle_without_gold_is_an_error() -> None:
+    with pytest.raises(RetrievalError, match="say with `gold:`"):
+        ask(block("oracle"), gold=None)
+
+
+def test_an_unknown_retriever_is_an_error_with_the_nearest() -> None:
+    with pytest.raises(EvalspecError, match=r"no retriever `bm52`\. Did you mean `bm25`\? Known: bm25, dense"):
+        ask(block("bm52"))
+
+
+def test_dense_without_its_packages_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib.metadata
+
+    def version(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    with pytest.raises(
+        RetrievalError, match=r"sentence-transformers`, which is not installed: pip install 'evalspec\[dense\]'"
+    ):
+        ask(block("dense", encoder=str(tmp_path)))
