@@ -148,9 +148,9 @@ def _plan(options: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     from evalspec.plan.compile import compile_plan
-    from evalspec.run.progress import Lines
-    from evalspec.run.run import run
-    from evalspec.run.summary import finished_json, finished_table
+    from evalspec.runs.progress import Lines
+    from evalspec.runs.run import run
+    from evalspec.runs.summary import finished_json, finished_table
     from evalspec.spec import load
 
     reports = options.reports or options.store.parent
@@ -188,7 +188,7 @@ def _store(path: Path, *, create: bool = False) -> Store:
 
 def _report(options: argparse.Namespace) -> int:
     from evalspec.report import render, render_index
-    from evalspec.run.summary import find_run
+    from evalspec.runs.summary import find_run
 
     store = _store(options.store)
     reports = options.reports or options.store.parent
@@ -215,7 +215,7 @@ def _sql(options: argparse.Namespace) -> int:
 
 
 def _ls(options: argparse.Namespace) -> int:
-    from evalspec.run.summary import runs_json, runs_table
+    from evalspec.runs.summary import runs_json, runs_table
 
     store = _store(options.store)
     print(json.dumps(runs_json(store), indent=1) if options.json else runs_table(store))
@@ -223,7 +223,7 @@ def _ls(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    from evalspec.run.summary import run_json, run_table
+    from evalspec.runs.summary import run_json, run_table
 
     store = _store(options.store)
     print(json.dumps(run_json(store, options.run), indent=1) if options.json else run_table(store, options.run))

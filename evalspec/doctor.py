@@ -42,9 +42,8 @@ def examine() -> str:
         ("native", "ready", "Mamba, Mamba-2; kernels: torch" + (", triton" if _gpu() else "")),
         ("transformers", _version("transformers"), "any causal language model that transformers loads"),
     ]
-    return "\n".join(
-        (*lines, "", table(("backend", "state", "runs"), backends), "", table(("package", "version", "for", "get it"), rows))
-    )
+    packages = table(("package", "version", "for", "get it"), rows)
+    return "\n".join((*lines, "", table(("backend", "state", "runs"), backends), "", packages))
 
 
 def _gpu() -> bool:
@@ -56,10 +55,11 @@ def _gpu() -> bool:
 def _devices() -> str:
     import torch
 
-    if not _gpu():
-        built = f"built for ROCm {torch.version.hip}" if torch.version.hip else f"built for CUDA {torch.version.cuda}"
-        return f"CPU only ({'torch is a CPU build' if not (torch.version.hip or torch.version.cuda) else f'torch is {built}, but it sees no GPU'})"
     kind = f"ROCm {torch.version.hip}" if torch.version.hip else f"CUDA {torch.version.cuda}"
+    if not torch.version.hip and not torch.version.cuda:
+        return "CPU only (torch is a CPU build)"
+    if not _gpu():
+        return f"CPU only (torch is built for {kind}, but sees no GPU)"
     found = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
     return f"{kind}: " + ", ".join(f"{device.name} ({bytes_text(device.total_memory)})" for device in found)
 

@@ -56,11 +56,12 @@ def write_starter(folder: Path) -> list[Path]:
     world: Mapping[str, Any] = {"people": 12, "towns": 4, "things": 4}
     import evalspec.data.worlds  # noqa: F401  (its import enters the generators)
 
+    questions, passages = generate("world.questions", 1, 60, world), generate("world.passages", 1, None, world)
     texts = {
         "specs/first.yaml": SPEC,
         "prompts/first.jinja": TEMPLATE,
-        "data/questions.jsonl": _lines(generate("world.questions", 1, 60, world), ("id", "question", "answer", "gold_ids")),
-        "data/passages.jsonl": _lines(generate("world.passages", 1, None, world), ("id", "text")),
+        "data/questions.jsonl": _lines(questions, ("id", "question", "answer", "gold_ids")),
+        "data/passages.jsonl": _lines(passages, ("id", "text")),
     }
     paths = [folder / name for name in texts]
     there = [str(path) for path in paths if path.exists()]

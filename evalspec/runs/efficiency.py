@@ -20,7 +20,11 @@ class Meter:
     """
 
     def __init__(
-        self, part: ModelPlan, pending: Sequence[Sample], forest: Forest | None, before: Mapping[str, Mapping[str, float]]
+        self,
+        part: ModelPlan,
+        pending: Sequence[Sample],
+        forest: Forest | None,
+        before: Mapping[str, Mapping[str, float]],
     ) -> None:
         self.part, self.before = part, before
         self.cells = [cell.cell_id for cell in part.cells]

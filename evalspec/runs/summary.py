@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from evalspec.errors import StoreError, suggest
-from evalspec.run.run import Finished
+from evalspec.runs.run import Finished
 from evalspec.store import Store
 from evalspec.tabular import table
 
@@ -74,7 +74,8 @@ def finished_table(finished: Finished, store: Store) -> str:
         counts += f", {finished.cached:,} taken from earlier runs"
     if finished.failed:
         counts += f", {finished.failed:,} failed"
-    return f"{text}\n{counts}; {finished.computed_tokens:,} tokens fed; {finished.seconds:.1f} s\nreport: {finished.report}"
+    counts += f"; {finished.computed_tokens:,} tokens fed; {finished.seconds:.1f} s"
+    return f"{text}\n{counts}\nreport: {finished.report}"
 
 
 def finished_json(finished: Finished, store: Store) -> dict[str, Any]:

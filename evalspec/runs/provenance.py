@@ -8,7 +8,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-PACKAGES = ("torch", "transformers", "tokenizers", "duckdb", "altair", "pydantic", "bm25s", "sentence-transformers", "numpy")
+PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "bm25s", "sentence-transformers", "duckdb", "altair")
 
 
 def versions() -> dict[str, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -50,12 +51,9 @@ class Answer:
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Answer:
         """From a row of the table `samples` that an earlier run wrote."""
-        logprobs = row["logprobs"]
-        if isinstance(logprobs, str):
-            logprobs = json.loads(logprobs)
         return cls(
             output=row["output"],
-            logprobs=tuple(tuple(part) for part in logprobs or ()),
+            logprobs=tuple(tuple(part) for part in row["logprobs"] or ()),
             finish_reason=row["finish_reason"],
             cached=True,
         )
@@ -93,10 +91,12 @@ def outcome_of(sample: Sample, answer: Answer) -> Outcome:
 
 def chosen(sample: Sample, answer: Answer) -> str | None:
     """The output of a sample: what was generated, or the likeliest choice."""
-    if sample.cell.task.kind == "choose" and answer.logprobs:
-        sums = [sum(part) for part in answer.logprobs]
-        return sample.draft.choices[sums.index(max(sums))]
-    return answer.output
+    if sample.cell.task.kind != "choose":
+        return answer.output
+    sums = [sum(part) for part in answer.logprobs]
+    if not sums or any(math.isnan(total) for total in sums):
+        return None
+    return sample.draft.choices[sums.index(max(sums))]
 
 
 def sample_row(sample: Sample, answer: Answer, key: str) -> Row:
@@ -109,11 +109,11 @@ def sample_row(sample: Sample, answer: Answer, key: str) -> Row:
         "stage": STAGE,
         "draw": draft.draw,
         "prompt": draft.prompt,
-        "target": draft.targets[0] if len(draft.targets) == 1 else json.dumps(draft.targets, ensure_ascii=False),
+        "target": " | ".join(draft.targets) if draft.targets else None,
         "output": chosen(sample, answer),
-        "choices": json.dumps(draft.choices, ensure_ascii=False) if kind == "choose" else None,
-        "logprobs": json.dumps(answer.logprobs) if answer.logprobs else None,
-        "shot_ids": json.dumps(draft.shot_ids),
+        "choices": list(draft.choices) if kind == "choose" else None,
+        "logprobs": [list(part) for part in answer.logprobs] or None,
+        "shot_ids": list(draft.shot_ids),
         "prompt_tokens": sample.prompt_tokens,
         "truncated_tokens": sample.truncated_tokens,
         "finish_reason": answer.finish_reason,
@@ -138,6 +138,7 @@ def score_rows(sample: Sample, answer: Answer) -> Iterator[Row]:
                 "cell_id": sample.cell.cell_id,
                 "sample_id": sample.draft.sample_id,
                 "repeat": sample.repeat,
+                "draw": sample.draft.draw,
                 "stage": STAGE,
                 "filter": FILTER,
                 "metric": metric_name(block, retrieval.k if retrieval else None),
@@ -157,6 +158,8 @@ def retrieval_rows(sample: Sample) -> Iterator[Row]:
             "sample_id": sample.draft.sample_id,
             "rank": hit.rank,
             "passage_id": hit.passage.id,
+            "text": hit.passage.text,
+            "text": hit.passage.text,
             "score": hit.score,
             "relevant": hit.relevant,
         }

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import platform
 import time
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 import evalspec
 from evalspec.errors import EvalspecError, RunError
@@ -25,13 +25,13 @@ from evalspec.execute.walk import walk
 from evalspec.metrics.intervals import aggregate
 from evalspec.metrics.outcome import Score
 from evalspec.metrics.registry import METRIC_FUNCTIONS
-from evalspec.models.card import Model
 from evalspec.plan.compile import ModelPlan, Plan, Sample, forest_of
 from evalspec.plan.forest import Forest
-from evalspec.run.efficiency import Meter
-from evalspec.run.progress import Progress, Quiet
-from evalspec.run.provenance import git_commit, versions
-from evalspec.run.scoring import Answer, Row, cache_key, retrieval_rows, sample_row, score_rows
+from evalspec.runs.efficiency import Meter
+from evalspec.runs.progress import Progress, Quiet
+from evalspec.runs.provenance import git_commit, versions
+from evalspec.runs.scoring import Answer, Row, cache_key, retrieval_rows, sample_row, score_rows
+from evalspec.spec import LoadedSpec
 from evalspec.store import RunWriter, Store
 
 COMMIT_SECONDS = 2.0
@@ -57,9 +57,7 @@ class Finished:
     report: Path
 
 
-def run(
-    plan: Plan, store: Store, reports: Path, *, fresh: bool = False, progress: Progress | None = None
-) -> Finished:
+def run(plan: Plan, store: Store, reports: Path, *, fresh: bool = False, progress: Progress | None = None) -> Finished:
     """Run a plan to its end and write its report.
 
     Resumes an unfinished run of the same plan and weights, computes nothing when a finished one has no failures, and
@@ -68,14 +66,14 @@ def run(
     """
     progress = progress or Quiet()
     began = time.perf_counter()
-    run_id = _choose_run(plan, store, fresh)
-    known = store.runs_by_id().get(run_id) if run_id else None
-    if run_id and known and known["status"] == "finished" and not store.failed(run_id):
-        progress.say(f"nothing to compute: run {run_id} has every answer of this plan (--fresh runs it again)")
-        return _summary(run_id, "finished", plan, store, reports, began, computed=0, cached=0, tokens=0)
-    writer = store.resume(run_id) if run_id else store.begin(_run_row(plan), _cell_rows(plan))
-    if run_id:
-        progress.say(f"going on with run {run_id}")
+    weights = {part.model.name: part.model.weights_hash for part in plan.models}
+    earlier = None if fresh else store.find(plan.plan_id, weights)
+    if earlier and earlier["status"] == "finished" and not failures(store, earlier["run_id"]):
+        progress.say(f"nothing to compute: run {earlier['run_id']} has every answer (--fresh runs it again)")
+        return _summary(earlier["run_id"], plan, store, reports, began)
+    if earlier:
+        progress.say(f"going on with run {earlier['run_id']}, which was {earlier['status']}")
+    writer = store.resume(earlier["run_id"]) if earlier else store.begin(_run_row(plan), _cell_rows(plan))
     work = _Work(plan, store, writer, fresh, progress)
     try:
         for part in plan.models:
@@ -92,24 +90,16 @@ def run(
         raise
     writer.finish("finished")
     store.merge()
-    return _summary(
-        writer.run_id,
-        "finished",
-        plan,
-        store,
-        reports,
-        began,
-        computed=work.computed,
-        cached=work.cached,
-        tokens=work.computed_tokens,
-    )
+    return _summary(writer.run_id, plan, store, reports, began, work)
 
 
-def _choose_run(plan: Plan, store: Store, fresh: bool) -> str | None:
-    """The run to go on with: the newest of the same plan and the same weights."""
-    if fresh:
-        return None
-    return store.find(plan.plan_id, {part.model.name: part.model.weights_hash for part in plan.models})
+def failures(store: Store, run_id: str) -> int:
+    """How many samples of a run have an error instead of an answer."""
+    with store.connect() as connection:
+        found = connection.execute(
+            "SELECT count(*) FROM samples WHERE run_id = ? AND error IS NOT NULL", [run_id]
+        ).fetchone()
+    return int(found[0]) if found else 0
 
 
 class _Work:
@@ -117,13 +107,13 @@ class _Work:
 
     def __init__(self, plan: Plan, store: Store, writer: RunWriter, fresh: bool, progress: Progress) -> None:
         self.plan, self.store, self.writer, self.fresh, self.progress = plan, store, writer, fresh, progress
-        self.done = store.finished(writer.run_id)
+        self.done = {(key.cell_id, key.sample_id, key.repeat) for key in store.finished(writer.run_id)}
+        self.before = {str(row["cell_id"]): row for row in store.rows("efficiency", writer.run_id)}
         self.computed = self.cached = self.computed_tokens = 0
 
     def model(self, part: ModelPlan) -> None:
         """Everything that is still to be answered by one model."""
         pending = [sample for sample in part.samples if sample.key not in self.done]
-        before = self.store.efficiency(self.writer.run_id)
         if not pending:
             return
         backend = open_backend(part.model)
@@ -133,7 +123,7 @@ class _Work:
         reused = [sample for sample in pending if keys[sample.key] in known]
         pending = [sample for sample in pending if keys[sample.key] not in known]
         forest = forest_of(pending) if pending else None
-        meter = Meter(part, pending, forest, before)
+        meter = Meter(part, pending, forest, self.before)
         self._commit([(s, Answer.from_row(known[keys[s.key]])) for s in reused], keys, meter)
         self.cached += len(reused)
         if forest is None:
@@ -230,19 +220,24 @@ def aggregates(store: Store, run_id: str, plan: Plan) -> list[Row]:
 def _run_row(plan: Plan) -> Row:
     """The row of the table `runs`."""
     loaded = plan.loaded
-    now = datetime.now(UTC)
     return {
-        "run_id": f"{now:%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}",
         "spec_name": loaded.spec.name,
-        "spec": loaded.text,
+        "spec": spec_text(loaded),
         "plan_id": plan.plan_id,
-        "started_at": now,
         "evalspec_version": evalspec.__version__,
         "git_commit": git_commit(loaded.root),
         "host": platform.node(),
         "device": describe_device(plan.models[0].model.block.device),
         "versions": versions(),
     }
+
+
+def spec_text(loaded: LoadedSpec) -> str:
+    """The spec as it is run: its own text, or with includes and `--set` resolved where it has any."""
+    if len(loaded.texts) == 1 and not loaded.sets:
+        return next(iter(loaded.texts.values()))
+    asked = loaded.spec.model_dump(mode="json", exclude_unset=True, exclude={"include"})
+    return yaml.safe_dump(asked, sort_keys=False, allow_unicode=True, width=110)
 
 
 def _cell_rows(plan: Plan) -> list[Row]:
@@ -254,15 +249,16 @@ def _cell_rows(plan: Plan) -> list[Row]:
             "weights_hash": part.model.weights_hash,
             "task": cell.task_name,
             "params": cell.params,
+            "backend": part.model.backend,
+            "dtype": cell.model.dtype,
         }
         for part in plan.models
         for cell in part.cells
     ]
 
 
-def _summary(
-    run_id: str, status: str, plan: Plan, store: Store, reports: Path, began: float, *, computed: int, cached: int, tokens: int
-) -> Finished:
+def _summary(run_id: str, plan: Plan, store: Store, reports: Path, began: float, work: _Work | None = None) -> Finished:
+    """Render the report, and say what the run came to; without `work` nothing was computed."""
     from evalspec.report import render, render_index
 
     with store.connect() as connection:
@@ -270,17 +266,12 @@ def _summary(
         render_index(connection, reports)
     return Finished(
         run_id=run_id,
-        status=status,
+        status="finished",
         samples=sum(len(part.samples) for part in plan.models),
-        failed=store.failed(run_id),
-        computed=computed,
-        cached=cached,
-        computed_tokens=tokens,
+        failed=failures(store, run_id),
+        computed=work.computed if work else 0,
+        cached=work.cached if work else 0,
+        computed_tokens=work.computed_tokens if work else 0,
         seconds=time.perf_counter() - began,
         report=page,
     )
-
-
-def weights_of(models: Sequence[Model]) -> dict[str, str]:
-    """Each model's weight hash, by its name."""
-    return {model.name: model.weights_hash for model in models}

@@ -1,0 +1,227 @@
+"""The price of a plan before a GPU is touched: tokens, sharing, memory, operations, and a guess of seconds.
+
+Tokens and bytes are exact. Seconds are the operations over the rate at which this machine multiplies matrices (measured
+in a fraction of a second), times the share of it that evaluation was seen to reach: an estimate, and named so.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evalspec.models.card import Model
+from evalspec.plan.compile import ModelPlan, Plan
+from evalspec.plan.forest import Forest
+from evalspec.tabular import bytes_text, table
+
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+SHARE_OF_RATE = 0.25
+"""Share of the matrix rate that small models reach on a CPU; larger ones reach more."""
+
+
+@dataclass(frozen=True)
+class Price:
+    """What one model will cost. Bytes are for one sequence as long as the longest."""
+
+    model: str
+    backend: str
+    cells: int
+    samples: int
+    requests: int
+    prompt_tokens: int
+    distinct_tokens: int
+    sharing: float
+    longest: int
+    trained_length: int | None
+    truncated: int
+    parameters: int | None
+    state_bytes: int | None
+    kv_bytes: int | None
+    flops: int | None
+    seconds: float | None
+    memory_bytes: int | None
+    fits: bool | None
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where the plan would run: operations a second of a matrix product, bytes of free memory, default precision."""
+
+    flops_per_second: float
+    free_bytes: int
+    dtype: str
+
+
+@cache
+def machine(device: str) -> Machine:
+    """Measure the device that a model block names: a GPU through torch where a driver is there, else the CPU."""
+    if device != "cpu" and any(Path(path).exists() for path in ("/dev/nvidia0", "/dev/kfd")):
+        import torch
+
+        if torch.cuda.is_available():
+            a = torch.randn(4096, 4096, device="cuda", dtype=torch.bfloat16)
+            times = []
+            for _ in range(4):
+                torch.cuda.synchronize()
+                began = time.perf_counter()
+                a @ a
+                torch.cuda.synchronize()
+                times.append(time.perf_counter() - began)
+            return Machine(2 * 4096**3 / min(times), torch.cuda.mem_get_info()[0], "bfloat16")
+    import psutil
+
+    b = np.random.default_rng(0).standard_normal((768, 768), dtype=np.float32)
+    times = []
+    for _ in range(5):
+        began = time.perf_counter()
+        b @ b
+        times.append(time.perf_counter() - began)
+    return Machine(2 * 768**3 / min(times), int(psutil.virtual_memory().available), "float32")
+
+
+def state_bytes(model: Model, length: int) -> int | None:
+    """Bytes of the state (KV cache included) of one sequence of `length` tokens; None for unknown architectures."""
+    if model.cost is None:
+        return None
+    dtype = DTYPE_BYTES[_dtype(model)]
+    return model.cost.state_bytes(length, dtype, 4)
+
+
+def _dtype(model: Model) -> str:
+    return model.block.dtype if model.block.dtype != "auto" else machine(model.block.device).dtype
+
+
+def _starts(forest: Forest) -> np.ndarray[Any, Any]:
+    """Tokens before each node on its path."""
+    starts = np.zeros(len(forest.parent), np.int64)
+    for node, parent in enumerate(forest.parent):
+        if parent >= 0:
+            starts[node] = starts[parent] + forest.length[parent]
+    return starts
+
+
+def price_of(part: ModelPlan) -> Price:
+    """The price of one model's part of a plan."""
+    model, forest = part.model, part.forest
+    prompt_tokens = sum(sample.prompt_tokens for sample in part.samples)
+    longest = max((len(request.tokens) for request in forest.requests), default=0)
+    new_tokens = [request.decoding.max_tokens for request in forest.requests if request.decoding]
+    cost, here = model.cost, machine(model.block.device)
+    flops = kv = parameters = memory = None
+    if cost is not None:
+        scored = sum(len(request.targets) for request in forest.requests)
+        contexts = [len(request.tokens) for request in forest.requests if request.decoding]
+        flops = cost.flops(forest.length, _starts(forest), scored=scored)
+        # The first new token is predicted by the prompt's last position, and the last one is never fed.
+        flops += cost.decode_flops(np.asarray(new_tokens) - 1, contexts) if new_tokens else 0
+        dtype = DTYPE_BYTES[_dtype(model)]
+        kv, parameters = cost.kv_bytes(longest + max(new_tokens, default=0), dtype), cost.parameters
+        memory = parameters * dtype + 2 * (state_bytes(model, longest + max(new_tokens, default=0)) or 0)
+    return Price(
+        model=model.name,
+        backend=model.backend,
+        cells=len(part.cells),
+        samples=len(part.samples),
+        requests=sum(len(sample.requests) for sample in part.samples),
+        prompt_tokens=prompt_tokens,
+        distinct_tokens=forest.distinct_tokens,
+        sharing=prompt_tokens / max(1, forest.distinct_tokens),
+        longest=longest,
+        trained_length=model.trained_length,
+        truncated=sum(sample.truncated_tokens > 0 for sample in part.samples),
+        parameters=parameters,
+        state_bytes=state_bytes(model, longest + max(new_tokens, default=0)),
+        kv_bytes=kv,
+        flops=flops,
+        seconds=flops / (here.flops_per_second * SHARE_OF_RATE) if flops is not None else None,
+        memory_bytes=memory,
+        fits=memory < here.free_bytes if memory is not None else None,
+    )
+
+
+def plan_json(plan: Plan) -> dict[str, Any]:
+    """The plan for machines: the contract's keys."""
+    counted: dict[str, tuple[int, int]] = {}
+    for part in plan.models:
+        for sample in part.samples:
+            samples, requests = counted.get(sample.cell.cell_id, (0, 0))
+            counted[sample.cell.cell_id] = (samples + 1, requests + len(sample.requests))
+    return {
+        "plan_id": plan.plan_id,
+        "spec": plan.loaded.spec.name,
+        "cells": [
+            {
+                "cell_id": cell.cell_id,
+                "model": cell.model_name,
+                "task": cell.task_name,
+                "params": dict(cell.params),
+                "samples": counted.get(cell.cell_id, (0, 0))[0],
+                "requests": counted.get(cell.cell_id, (0, 0))[1],
+            }
+            for cell in plan.cells
+        ],
+        "models": [
+            {**asdict(price_of(part)), "weights": str(part.model.block.weights), "resolved": str(part.model.directory)}
+            for part in plan.models
+        ],
+    }
+
+
+def plan_table(plan: Plan) -> str:
+    """The plan for people: conditions, then the price of each model."""
+    conditions: dict[tuple[str, str], list[int]] = {}
+    per_cell: dict[str, list[int]] = {}
+    for part in plan.models:
+        for sample in part.samples:
+            entry = per_cell.setdefault(sample.cell.cell_id, [0, 0, 0])
+            entry[0] += 1
+            entry[1] += sample.prompt_tokens
+            entry[2] = max(entry[2], max(len(request.tokens) for request in sample.requests))
+    for cell in plan.cells:
+        shown = "  ".join(f"{path.rsplit('.', 1)[-1]}={value}" for path, value in cell.params.items())
+        entry, own = conditions.setdefault((cell.task_name, shown), [0, 0, 0, 0]), per_cell.get(cell.cell_id, [0, 0, 0])
+        conditions[cell.task_name, shown] = [entry[0] + 1, own[0], entry[2] + own[1], max(entry[3], own[2])]
+    cells = table(
+        ("task", "condition", "models", "samples each", "prompt tokens", "longest"),
+        ((*key, *numbers) for key, numbers in conditions.items()),
+        f"plan {plan.plan_id}: {plan.loaded.spec.name}, {len(plan.cells)} cells",
+    )
+    rows = []
+    for price in map(price_of, plan.models):
+        seconds = None if price.seconds is None else f"{price.seconds:,.0f} s"
+        fits = {True: "yes", False: "NO", None: "unknown"}[price.fits]
+        rows.append(
+            (
+                price.model,
+                price.backend,
+                price.prompt_tokens,
+                price.distinct_tokens,
+                f"{price.sharing:.1f}x",
+                bytes_text(price.state_bytes),
+                f"{price.flops / 1e9:,.0f} GF" if price.flops else None,
+                seconds,
+                f"{bytes_text(price.memory_bytes)}, {fits}" if price.memory_bytes else fits,
+            )
+        )
+    columns = (
+        "model",
+        "backend",
+        "prompt tokens",
+        "distinct",
+        "sharing",
+        "state",
+        "operations",
+        "about",
+        "memory, fits",
+    )
+    notes = [
+        f"{price.model}: {price.truncated:,} prompts do not fit in the model and lose their left end"
+        for price in map(price_of, plan.models)
+        if price.truncated
+    ]
+    return "\n".join([cells, "", table(columns, rows), *notes])
