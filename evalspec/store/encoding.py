@@ -99,7 +99,12 @@ def _masked(values: list[Any], kinds: str, dtype: type) -> np.ma.MaskedArray[Any
 
 
 def json_text(value: object) -> str:
-    """JSON of a value; numpy numbers and arrays too. Infinities and NaN become text: JSON has no number for them."""
+    """JSON of a value; numpy numbers and arrays too. Text is taken as JSON already (no column holds bare text).
+
+    Infinities and NaN become text: JSON has no number for them.
+    """
+    if isinstance(value, str):
+        value = json.loads(value)
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain)
     except ValueError:

@@ -8,15 +8,40 @@ import json
 import math
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from evalspec.errors import StoreError
-from evalspec.store.query import Table
 from evalspec.store.segments import quoted
 
 NUMBERS = ("INT", "DOUBLE", "FLOAT", "DECIMAL")
+
+
+Format = Literal["table", "json", "csv", "parquet"]
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a query gave. `types` are DuckDB's names; times with a zone come as text, JSON as its text."""
+
+    columns: tuple[str, ...]
+    types: tuple[str, ...]
+    rows: list[tuple[Any, ...]]
+
+    def to_bytes(self, format: Format = "table") -> bytes:
+        """The answer as an aligned table, JSON, CSV (both UTF-8) or a Parquet file."""
+        match format:
+            case "parquet":
+                return as_parquet(self)
+            case "json":
+                return (as_json(self) + "\n").encode()
+            case "csv":
+                return as_csv(self).encode()
+            case "table":
+                return (as_text(self) + "\n").encode()
+        raise StoreError(f"there is no format `{format}`; known: table, json, csv, parquet")
 
 
 def as_text(table: Table, *, width: int = 60) -> str:

@@ -19,7 +19,7 @@ from evalspec.store.reading import (
     segment_folder,
 )
 from evalspec.store.schema import SCHEMA_VERSION, TABLES, VIEWS
-from evalspec.store.segments import Segment, list_segments, quoted, set_aside, sweep, verify
+from evalspec.store.segments import Segment, list_segments, quoted, raise_if_interrupted, set_aside, sweep, verify
 from evalspec.store.writer import RunLock
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ def merge(database: Path) -> tuple[int, list[str]]:
     import duckdb
 
     folder = segment_folder(database)
+    if not database.exists() and not list_segments(folder).segments:
+        return 0, []
     connection = duckdb.connect(":memory:")
     try:
         if not _open(connection, database):
@@ -59,6 +61,9 @@ def merge(database: Path) -> tuple[int, list[str]]:
             f"{database}: results could not be merged: {str(error).splitlines()[0]}. "
             f"Nothing is lost: they stay in {folder} and are read from there"
         ) from error
+    except RuntimeError as error:
+        raise_if_interrupted(error)
+        raise
     finally:
         connection.close()
     _sweep(folder)

@@ -10,12 +10,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from evalspec.errors import StoreError, suggest
+from evalspec.store.formats import Table
 from evalspec.store.schema import TABLES, VIEWS
-from evalspec.store.segments import verify
+from evalspec.store.segments import raise_if_interrupted, verify
 from evalspec.store.store import Store
 
 if TYPE_CHECKING:
@@ -27,15 +27,6 @@ TABLE_FUNCTIONS = {"unnest", "range", "generate_series", "json_each", "json_tree
 REFUSED_FUNCTIONS = {"nextval", "setval", "currval", "write_log", "getvariable", "current_setting", "getenv"}
 """Scalar functions that write something, or read what is not in the store."""
 SCHEMAS = {"", "main", "information_schema"}
-
-
-@dataclass(frozen=True)
-class Table:
-    """What a query gave. `types` are DuckDB's names; times with a zone come as text, JSON as its text."""
-
-    columns: tuple[str, ...]
-    types: tuple[str, ...]
-    rows: list[tuple[Any, ...]]
 
 
 def query(store: Store, sql: str) -> Table:
@@ -82,8 +73,7 @@ def _fetch(connection: duckdb.DuckDBPyConnection, sql: str) -> Table:
             columns = [(name, "VARCHAR" if "TIME ZONE" in kind else kind) for name, kind in columns]
         rows = connection.fetchall()
     except RuntimeError as error:
-        if "interrupted" in str(error).lower():
-            raise KeyboardInterrupt from error
+        raise_if_interrupted(error)
         raise
     return Table(tuple(name for name, _ in columns), tuple(kind for _, kind in columns), rows)
 
@@ -100,6 +90,8 @@ def check(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
         raise StoreError(f"{len(statements)} statements; the store answers {ALLOWED}")
     row = connection.execute("SELECT json_serialize_sql($1)", [sql]).fetchone()
     tree = json.loads(row[0]) if row else {"error": True}
+    if statements[0].type == duckdb.StatementType.MULTI:
+        raise StoreError("PIVOT without IN is refused: name its values, as in PIVOT … ON metric IN ('accuracy')")
     if tree["error"]:
         word = (re.findall(r"[A-Za-z]+", _without_comments(sql)) or ["this"])[0].upper()
         raise StoreError(f"{word} is refused: the store is read-only and answers {ALLOWED}")
@@ -133,7 +125,7 @@ def _refusal(node: dict[str, Any], ctes: set[str]) -> str | None:
             )
     if kind == "FUNCTION" and str(node.get("function_name", "")).lower() in REFUSED_FUNCTIONS:
         return f"the function `{node['function_name']}` is refused: a query reads the tables of the store only"
-    if kind == "SHOW_REF" and node.get("show_type") == "SHOW_SPECIAL" and node["table_name"] != '"tables"':
+    if kind == "SHOW_REF" and not (node["show_type"] in ("DESCRIBE", "SUMMARY") or node["table_name"] == '"tables"'):
         return f"SHOW {node['table_name'].strip(chr(34)).upper()} is refused; SHOW TABLES lists what is here"
     if kind == "BASE_TABLE":
         return _refused_table(node, ctes)

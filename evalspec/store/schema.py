@@ -75,7 +75,7 @@ TABLES: dict[str, TableSchema] = {
             (
                 RUN,
                 Column("spec_name", "VARCHAR", "`name:` of the spec"),
-                Column("spec", "JSON", "the spec as it was run, includes and `--set` resolved"),
+                Column("spec", "VARCHAR", "text of the spec as it was run"),
                 Column("plan_id", "VARCHAR", "hash of what was asked"),
                 Column(
                     "status",
@@ -171,6 +171,7 @@ TABLES: dict[str, TableSchema] = {
                 SAMPLE,
                 Column("rank", "INTEGER", "place in the ranking, from 1", key=True),
                 Column("passage_id", "VARCHAR", "the passage"),
+                Column("text", "VARCHAR", "its text, as the prompt shows it"),
                 Column("score", "DOUBLE", "the retriever's score"),
                 Column("relevant", "BOOLEAN", "whether it is a gold passage; NULL when no gold is known"),
             ),

@@ -127,6 +127,12 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def raise_if_interrupted(error: RuntimeError) -> None:
+    """DuckDB answers Ctrl-C with a RuntimeError; make it the KeyboardInterrupt that it is."""
+    if "interrupted" in str(error).lower():
+        raise KeyboardInterrupt from error
+
+
 def quoted(path: Path) -> str:
     """A path as a SQL string."""
     return "'" + str(path).replace("'", "''") + "'"

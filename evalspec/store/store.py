@@ -11,6 +11,7 @@ store.connect().sql("SELECT * FROM results")
 from __future__ import annotations
 
 import re
+import shutil
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -76,12 +77,12 @@ class Store:
         try:
             write_segment(connection, folder, run_id, 0, {"runs": [row], "cells": cells})
             sync_folder(self.folder)
-        except (OSError, duckdb.Error) as error:
+        except (OSError, duckdb.Error, StoreError) as error:
+            shutil.rmtree(folder, ignore_errors=True)
             lock.release()
+            if isinstance(error, StoreError):
+                raise
             raise StoreError(f"{self.folder}: the store cannot be written: {str(error).splitlines()[0]}") from error
-        except StoreError:
-            lock.release()
-            raise
         finally:
             connection.close()
         return RunWriter(folder, row, lock, sequence=1)
@@ -137,7 +138,7 @@ class Store:
 
     def find(self, plan_id: str, weights: Mapping[str, str]) -> dict[str, Any] | None:
         """The newest run of this plan whose models had just these weights (model → hash), whatever its status."""
-        connection = self.connect()
+        connection = open_reading(self.path, tables=("runs", "cells")).connection
         try:
             used: dict[str, set[tuple[str, str]]] = {}
             for run_id, model, weights_hash in connection.execute(
@@ -152,7 +153,7 @@ class Store:
 
     def finished(self, run_id: str) -> frozenset[SampleKey]:
         """The samples of a run that are there without an error."""
-        connection = self.connect()
+        connection = open_reading(self.path, tables=("samples",)).connection
         try:
             rows = connection.execute(
                 f"SELECT {', '.join(SampleKey._fields)} FROM samples WHERE run_id = ? AND error IS NULL", [run_id]
@@ -167,7 +168,7 @@ class Store:
             return {}
         keys = np.empty(len(cache_keys), dtype=object)
         keys[:] = list(cache_keys)
-        reading = open_reading(self.path, closed=False)
+        reading = open_reading(self.path, tables=("samples",), closed=False)
         try:
             reading.connection.register("wanted", {"cache_key": keys})
             table = TABLES["samples"]
@@ -182,7 +183,7 @@ class Store:
 
     def _select(self, table: str, clauses: str, parameters: Sequence[object] = ()) -> list[dict[str, Any]]:
         names = TABLES[table].names
-        connection = self.connect()
+        connection = open_reading(self.path, tables=(table,)).connection
         try:
             rows = connection.execute(f"SELECT {', '.join(names)} FROM {table} {clauses}", list(parameters)).fetchall()
         finally:
@@ -191,7 +192,7 @@ class Store:
 
     def _last_merged(self, run_id: str) -> int:
         """The last sequence of a run whose segments were removed after a merge; −1 when there is none."""
-        connection = self.connect()
+        connection = open_reading(self.path, tables=("runs",)).connection
         try:
             if not connection.execute("FROM duckdb_tables() WHERE table_name = 'segments'").fetchall():
                 return -1

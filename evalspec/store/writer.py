@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import time
@@ -11,7 +12,7 @@ from typing import Any, Literal
 
 from evalspec.errors import StoreError
 from evalspec.store.encoding import Row, utc_now
-from evalspec.store.segments import CommitError, sweep, write_segment
+from evalspec.store.segments import CommitError, raise_if_interrupted, sweep, write_segment
 
 Status = Literal["finished", "failed", "interrupted"]
 
@@ -84,7 +85,9 @@ class RunWriter:
 
     def __exit__(self, *exception: object) -> None:
         if not self._finished:
-            self.finish("interrupted")
+            # A disk too full for results is too full for this word too; the first error is the one to tell.
+            with contextlib.suppress(*([StoreError] if exception[0] else [])):
+                self.finish("interrupted")
 
     def commit(self, rows: Mapping[str, Sequence[Row]]) -> None:
         """Write rows, by table, all or nothing; they are on the disk when this returns.
@@ -111,6 +114,9 @@ class RunWriter:
                 f"{self._folder}: results could not be written: {reason}. Everything committed before is kept; "
                 "make room or give access, then run again to resume"
             ) from error
+        except RuntimeError as error:
+            raise_if_interrupted(error)
+            raise
         self._sequence += 1
 
     def finish(self, status: Status = "finished", **changes: object) -> None:
