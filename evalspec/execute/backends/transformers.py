@@ -139,9 +139,7 @@ class TransformersBackend(ForkingModel[Row, Batch]):
         batch, longest = tokens.shape
         past = [0] * batch if memory is None else list(memory.lengths)
         columns = 0 if memory is None else memory.columns
-        inputs: dict[str, Any] = {}
-        if memory is not None:
-            inputs["past_key_values"] = _as_cache(memory)
+        inputs: dict[str, Any] = {"past_key_values": _as_cache(memory)}
         # Without a mask attention runs its fast causal form; rows that begin in different columns need one.
         if min(past) < columns:
             column = torch.arange(columns + longest, device=self.device)
@@ -273,10 +271,13 @@ def open_transformers(model: Model) -> TransformersBackend:
     )
 
 
-def _as_cache(memory: kv.KeyValues) -> DynamicCache:
-    """A cache that begins with these keys and values and leaves them be. Masks keep any sliding window."""
+def _as_cache(memory: kv.KeyValues | None) -> DynamicCache:
+    """A cache that begins with these keys and values and leaves them be.
+
+    It keeps every token, also for layers with a sliding window, which their masks enforce: a fork needs whole spans.
+    """
     cache = DynamicCache()
-    for keys, values in memory.layers:
+    for keys, values in memory.layers if memory is not None else ():
         layer = DynamicLayer()
         layer.lazy_initialization(keys, values)
         layer.keys, layer.values = keys, values
