@@ -13,6 +13,7 @@ import io
 import json
 import re
 import sys
+import tempfile
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -52,9 +53,7 @@ def read_files(pattern: str, format: str, root: Path) -> list[Values]:
             raise DataError(f"{shown} is empty")
         kind = _format_of(path, format, shown)
         if kind == "parquet":
-            from evalspec.data.tables import read_parquet
-
-            rows += read_parquet(path, shown)
+            rows += _read_parquet(path, shown)
         elif kind == "csv":
             rows += _read_csv(_bytes_of(path, shown), shown, "\t" if ".tsv" in path.suffixes else ",")
         else:
@@ -208,6 +207,17 @@ def _read_csv(content: bytes, shown: str, delimiter: str) -> list[Values]:
         raise DataError(f"{shown}:{start}: not CSV: {error}; a quote inside a quoted value is doubled") from error
     columns = [_numbers(column) for column in zip(*records, strict=True)]
     return [dict(zip(header, record, strict=True)) for record in zip(*columns, strict=True)]
+
+
+def _read_parquet(path: Path, shown: str) -> list[Values]:
+    from evalspec.data.tables import read_parquet
+
+    if path.suffix.lower() != ".gz":
+        return read_parquet(path, shown)
+    with tempfile.TemporaryDirectory() as folder:  # DuckDB reads Parquet from files alone
+        whole = Path(folder) / "rows.parquet"
+        whole.write_bytes(_bytes_of(path, shown))
+        return read_parquet(whole, shown)
 
 
 def _numbers(column: Sequence[str]) -> Sequence[Any]:

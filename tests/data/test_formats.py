@@ -169,6 +169,8 @@ def test_parquet_gives_plain_values_in_the_order_of_the_file(tmp_path: Path) -> 
         "nothing": None,
     }
     assert isinstance(values(loaded)[0]["d"], float)
+    write(tmp_path / "rows.parquet.gz", path.read_bytes())
+    assert load(tmp_path, "rows.parquet.gz").content_hash == loaded.content_hash
 
 
 def test_a_glob_reads_its_files_in_the_order_of_their_names(tmp_path: Path) -> None:
