@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from evalspec.errors import Problem, suggest
-from evalspec.spec.grammar import SPEC, PathError, dotted, locate, slot_at, written_out
+from evalspec.spec.grammar import SPEC, PathError, dotted, listed, locate, slot_at, written_out
 from evalspec.spec.source import Source, parse_value, read
 from evalspec.spec.tree import Location, Mark, Node, kind, merge
 
@@ -204,7 +204,8 @@ def _extend(section: str, composed: Composed) -> None:
             problem = f"{where}: blocks extend each other in a circle: {circle}"
         elif base.value not in blocks.value:
             others = [other for other in blocks.value if other != name]
-            problem = f"{where}: {section} has no `{base.value}` to extend.{suggest(base.value, others)}"
+            known = suggest(base.value, others) or (f" There is {listed(others)}." if others else "")
+            problem = f"{where}: {section} has no `{base.value}` to extend.{known}"
         if problem is not None:
             composed.problems.append(base.mark.problem(problem))
             composed.incomplete.add((section, name))

@@ -150,13 +150,14 @@ def unknown_key(where: str, key: str, slot: Slot) -> str:
     """What to say of a key that a block does not have: the nearest one, or where it belongs."""
     assert slot.block is not None
     fields = slot.block.model_fields
-    near = suggest(key, fields)
-    if not near:
-        inner = [
-            name for name, field in fields.items() if (block := slot_of(field).block) and key in block.model_fields
-        ]
-        near = f" It belongs inside `{inner[0]}`." if inner else f" It has {one_of(f'`{name}`' for name in fields)}."
-    return f"{where} has no key `{key}`.{near}"
+    inner = [name for name, field in fields.items() if (block := slot_of(field).block) and key in block.model_fields]
+    near = f" It belongs inside `{inner[0]}`." if inner else suggest(key, fields)
+    return f"{where} has no key `{key}`.{near or f' It has {listed(fields)}.'}"
+
+
+def listed(names: Iterable[str]) -> str:
+    """`` `a`, `b` and `c` ``."""
+    return one_of(f"`{name}`" for name in names).replace(" or ", " and ")
 
 
 class PathError(Exception):
@@ -222,7 +223,7 @@ def _locate_named(path: str, rest: str, done: Location, slot: Slot, tree: Node) 
         if rest == name or rest.startswith(name + "."):
             return _locate(path, rest[len(name) + 1 :], (*done, name), below, tree)
     head = rest.partition(".")[0]
-    known = suggest(head, names) or (f" There are {one_of(f'`{name}`' for name in names)}." if names else "")
+    known = suggest(head, names) or (f" There is {listed(names)}." if names else "")
     raise PathError(f"{dotted(done)} has no `{head}`.{known}")
 
 

@@ -18,7 +18,7 @@ from evalspec.spec.grammar import dotted
 from evalspec.spec.problems import explain, in_order
 from evalspec.spec.source import Source, parse, read
 from evalspec.spec.sweep import axes
-from evalspec.spec.tree import Mark, from_python, kind
+from evalspec.spec.tree import from_python, kind
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def load(
     Raises: SpecError with every problem found.
     """
     if isinstance(source, Mapping):
-        tree = from_python(source, Mark())
+        tree = from_python(source)
         wrong = [
             Problem(f"{dotted(path)} cannot be {kind(node.value)}: a spec holds texts, numbers, lists and mappings")
             for path, node in tree.walk()
@@ -78,9 +78,9 @@ def loads(text: str, sets: Sequence[str] = (), *, root: str | Path | None = None
 def _load(source: Source, folder: Path, path: Path | None, sets: Sequence[str], root: str | Path | None) -> LoadedSpec:
     start = Path(root).resolve() if root is not None else project_root(folder)
     composed = compose(source, folder, start, sets)
-    problems = composed.problems
+    problems: list[Problem] = []
     if source.tree is None:
-        raise SpecError(in_order(problems, composed.texts))
+        raise SpecError(composed.problems)
     spec: Spec | None = None
     try:
         spec = Spec.model_validate(composed.tree.plain())
@@ -90,8 +90,8 @@ def _load(source: Source, folder: Path, path: Path | None, sets: Sequence[str], 
     builder = CellBuilder(composed, start)
     cells = builder.build(found)
     problems += [*wrong, *builder.problems]
-    if spec is None or problems:
-        raise SpecError(in_order(problems, composed.texts))
+    if spec is None or problems or composed.problems:
+        raise SpecError(in_order(problems, composed.texts, read=composed.problems))
     canonical = {
         "name": spec.name,
         "cells": [

@@ -41,10 +41,19 @@ def explain(
     return list(dict.fromkeys(problems))
 
 
-def in_order(problems: Iterable[Problem], files: Iterable[str]) -> list[Problem]:
-    """Problems once each, in the order of the files and within them of their places."""
+def in_order(problems: Iterable[Problem], files: Iterable[str], *, read: Collection[Problem] = ()) -> list[Problem]:
+    """Problems once each, in the order of the files and within them of their places.
+
+    What is wrong with a value that could not be `read` is not worth saying. A value that several blocks inherit is one
+    problem, told for the first of them: the same words at the same place but for the path in front.
+    """
     order = {file: index for index, file in enumerate(files)}
-    return sorted(dict.fromkeys(problems), key=lambda p: (order.get(p.file, len(order)), p.line, p.column))
+    unread = {(p.file, p.line, p.column) for p in read if p.line}
+    told: dict[object, Problem] = {}
+    for problem in [*read, *(p for p in problems if (p.file, p.line, p.column) not in unread)]:
+        words = problem.message.partition(" ")[2] if problem.line else problem.message
+        told.setdefault((problem.file, problem.line, problem.column, words), problem)
+    return sorted(told.values(), key=lambda p: (order.get(p.file, len(order)), p.line, p.column))
 
 
 def _where(tree: Node, location: tuple[int | str, ...]) -> Location:

@@ -15,13 +15,11 @@ from typing import Any
 import yaml
 
 from evalspec.errors import Problem
-from evalspec.spec.tree import Mark, Node, elsewhere, kind
+from evalspec.spec.tree import MAX_DEPTH, TOO_DEEP, Mark, Node, elsewhere, kind
 
-MAX_DEPTH = 64  # deepest nesting: PyYAML recurses, and no spec comes near
 MAX_NODES = 100_000  # most values once aliases are written out: a few lines of aliases can name billions
 
 LINE_BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")  # what PyYAML counts as one
-TOO_DEEP = f"nested more than {MAX_DEPTH} levels deep"
 YAML = "tag:yaml.org,2002:"
 
 
@@ -76,7 +74,10 @@ _IN_OTHER_WORDS = (
     ("found character '%' that cannot start any token", "text that starts with `%` must stand in quotes"),
     ("found character '@' that cannot start any token", "text that starts with `@` must stand in quotes"),
     ("found character '`' that cannot start any token", "text that starts with a backquote must stand in quotes"),
-    ("found unexpected end of stream", "a quotation mark is not closed"),
+    ("found unexpected end of stream", "this quotation mark is not closed"),
+    ("expected ',' or ']'", "this `[` is not closed, or a comma is missing behind it"),
+    ("expected ',' or '}'", "this `{` is not closed, or a comma is missing behind it"),
+    ("expected <block end>, but found", "this does not fit what stands before it; look at its indent and at quotes"),
     ("could not find expected ':'", "a key without its `:`, or text that should be indented further"),
     ("expected a single document in the stream", "a spec is one YAML document; drop what follows `---`"),
     ("but found another document", "a spec is one YAML document; drop what follows `---`"),
@@ -168,8 +169,9 @@ class _Reader:
 
     def broken(self, error: yaml.MarkedYAMLError) -> Problem:
         """A syntax error of the file, at the place where it shows."""
-        mark = error.problem_mark or error.context_mark
         problem = str(error.problem or error)
+        opened = problem.startswith(("found unexpected end", "expected ','"))  # shown at its end, made at its start
+        mark = (error.context_mark if opened else None) or error.problem_mark or error.context_mark
         said = next((words for part, words in _IN_OTHER_WORDS if part in f"{problem} {error.context}"), "")
         if mark is None:
             return Problem(f"not YAML: {said or problem}", self.shown)

@@ -10,7 +10,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from evalspec.errors import Problem
+from evalspec.errors import Problem, SpecError
+
+MAX_DEPTH = 64  # deepest nesting: reading and merging recurse, and no spec comes near
+TOO_DEEP = f"nested more than {MAX_DEPTH} levels deep"
 
 Location = tuple[str | int, ...]
 
@@ -128,13 +131,18 @@ def elsewhere(node: Node, mark: Mark) -> Node:
     return Node(value, mark, mark, node.style)
 
 
-def from_python(value: Any, mark: Mark = NOWHERE) -> Node:
-    """A tree from Python values. Mappings and sequences become dicts and lists; anything else is kept as it is."""
+def from_python(value: Any, depth: int = 0) -> Node:
+    """A tree from Python values. Mappings and sequences become dicts and lists; anything else is kept as it is.
+
+    Raises SpecError when it is nested too deeply or holds itself.
+    """
+    if depth > MAX_DEPTH:
+        raise SpecError(TOO_DEEP)
     if isinstance(value, Mapping):
-        return Node({str(key): from_python(child, mark) for key, child in value.items()}, mark)
+        return Node({str(key): from_python(child, depth + 1) for key, child in value.items()}, NOWHERE)
     if isinstance(value, (list, tuple)):
-        return Node([from_python(child, mark) for child in value], mark)
-    return Node(value, mark)
+        return Node([from_python(child, depth + 1) for child in value], NOWHERE)
+    return Node(value, NOWHERE)
 
 
 def kind(value: Any) -> str:
