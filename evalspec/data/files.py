@@ -49,17 +49,23 @@ def read_files(pattern: str, format: str, root: Path) -> list[Values]:
     rows: list[Values] = []
     for path in find_files(pattern, root):
         shown = shown_name(path, root)
-        if path.stat().st_size == 0:
-            raise DataError(f"{shown} is empty")
-        kind = _format_of(path, format, shown)
-        if kind == "parquet":
-            rows += _read_parquet(path, shown)
-        elif kind == "csv":
-            rows += _read_csv(_bytes_of(path, shown), shown, "\t" if ".tsv" in path.suffixes else ",")
-        else:
-            content = _bytes_of(path, shown)
-            rows += _read_json_lines(content, shown) if kind == "jsonl" else _read_json(content, shown)
+        try:
+            rows += _read_file(path, format, shown)
+        except OSError as error:
+            raise DataError(f"{shown} cannot be read: {error.strerror or error}") from error
     return rows
+
+
+def _read_file(path: Path, format: str, shown: str) -> list[Values]:
+    if path.stat().st_size == 0:
+        raise DataError(f"{shown} is empty")
+    kind = _format_of(path, format, shown)
+    if kind == "parquet":
+        return _read_parquet(path, shown)
+    content = _bytes_of(path, shown)
+    if kind == "csv":
+        return _read_csv(content, shown, "\t" if ".tsv" in path.suffixes else ",")
+    return _read_json_lines(content, shown) if kind == "jsonl" else _read_json(content, shown)
 
 
 def find_files(pattern: str, root: Path) -> list[Path]:
@@ -70,7 +76,7 @@ def find_files(pattern: str, root: Path) -> list[Path]:
     if path.is_dir():
         raise DataError(f"{pattern} is a folder; name a file in it, or a pattern such as {pattern.rstrip('/')}/*.jsonl")
     if any(sign in pattern for sign in "*?["):
-        start = Path(path.anchor)
+        start = Path(path.anchor) if Path(pattern).expanduser().is_absolute() else root
         found = sorted(match for match in start.glob(str(path.relative_to(start))) if match.is_file())
         if not found:
             raise DataError(f"no file matches {pattern} (looked in {root})")

@@ -182,6 +182,15 @@ def test_a_glob_reads_its_files_in_the_order_of_their_names(tmp_path: Path) -> N
     assert values(load(tmp_path, "**/*.jsonl")) == [{"n": 2}, {"n": 4}]
 
 
+def test_glob_signs_in_a_folders_name_are_letters(tmp_path: Path) -> None:
+    root = tmp_path / "runs [1]*"
+    root.mkdir()
+    write(root / "a.jsonl", '{"n": 1}')
+    write(root / "b [x].jsonl", '{"n": 2}')
+    assert values(load(root, "*.jsonl")) == [{"n": 1}, {"n": 2}]
+    assert values(load(root, "b [x].jsonl")) == [{"n": 2}]
+
+
 def test_format_says_what_a_name_does_not(tmp_path: Path) -> None:
     write(tmp_path / "rows.txt", "a,b\n1,2\n")
     assert values(load(tmp_path, "rows.txt", format="csv")) == [{"a": 1, "b": 2}]

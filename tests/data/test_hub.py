@@ -38,6 +38,14 @@ def test_several_splits_need_a_choice(folder: Path) -> None:
         load_rows(DataBlock(hub=str(folder), split="validation"), Path())
 
 
+def test_without_its_package_it_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(DataError, match=r"needs the package `datasets`.*pip install 'evalspec\[hub\]'"):
+        load_rows(DataBlock(hub="nobody/nothing", split="test"), Path())
+
+
 def test_offline_it_says_so_and_what_to_do(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
     import huggingface_hub.constants
