@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from evalspec.errors import StoreError
 from evalspec.store.schema import SCHEMA_VERSION, TABLES, VIEWS, TableSchema
-from evalspec.store.segments import Listing, Segment, list_segments, quoted, quoted_pattern
+from evalspec.store.segments import Listing, Segment, list_segments, quoted, quoted_pattern, verify
 from evalspec.store.writer import RunLock
 
 if TYPE_CHECKING:
@@ -46,10 +46,12 @@ def open_reading(
     """Open the view. `tables` makes these only, and no views (quicker where there are thousands of segments);
     `without` leaves out some segments; `closed` shuts file access and locks the configuration.
 
+    Segments whose damage shows while the tables are made are left out too, and named in `problems`.
     Raises StoreError for a file that is not a store of this schema version.
     """
     import duckdb
 
+    segments: tuple[Segment, ...] = ()
     connection = duckdb.connect(
         ":memory:",
         config={
@@ -79,6 +81,14 @@ def open_reading(
             connection.execute(f"SET allowed_paths = [{paths}]")
             connection.execute("SET enable_external_access = false")
             connection.execute("SET lock_configuration = true")
+    except duckdb.Error:
+        connection.close()
+        damaged = {s.path: trouble for s in segments if (trouble := verify(s))}
+        if not damaged:
+            raise
+        reading = open_reading(database, tables=tables, without={*without, *damaged}, closed=closed)
+        reading.problems += [f"{trouble}; left out" for trouble in damaged.values()]
+        return reading
     except BaseException:
         connection.close()
         raise

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalspec.errors import RunError, StoreError
+from evalspec.errors import RunError, StoreError, suggest
 from evalspec.store.encoding import Row, encode
 from evalspec.store.schema import SCHEMA_VERSION, TABLES
 
@@ -69,6 +69,9 @@ def write_segment(
     Raises StoreError for rows that the schema refuses, before anything is written; OSError or duckdb.Error when the
     disk is full or the folder is not writable: then nothing of the segment is left behind.
     """
+    for name in rows:
+        if name not in TABLES:
+            raise StoreError(f"there is no table `{name}`.{suggest(name, TABLES)}")
     tables = {name: encode(TABLES[name], some, run_id) for name, some in rows.items() if some}
     segment_id = uuid.uuid4().hex[:12]
     name = f"{sequence:06d}-{segment_id}"

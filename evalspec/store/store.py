@@ -51,6 +51,8 @@ class Store:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path).absolute()
+        if "?" in str(self.path):  # DuckDB takes what follows for a URL's query and puts its log elsewhere
+            raise StoreError(f"{self.path}: the path of a store cannot contain `?`; give another path")
         self.folder = segment_folder(self.path)
         self.problems: list[str] = []
 
@@ -67,10 +69,10 @@ class Store:
         row = {"started_at": utc_now(), **run, "run_id": run_id, "status": "running", "finished_at": None}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            if folder.exists():
+                raise StoreError(f"run {run_id} is in the store already; resume it, or give another run_id")
             folder.mkdir()
             lock = RunLock(folder)
-        except FileExistsError:
-            raise StoreError(f"run {run_id} is in the store already; resume it, or give another run_id") from None
         except OSError as error:
             raise StoreError(f"{self.folder}: the store cannot be written: {error.strerror}") from error
         connection = duckdb.connect(":memory:", config={"threads": 1})
