@@ -1,6 +1,6 @@
 """The answer at the top of the page: sentences and a table of models × conditions, computed from the main metric.
 
-A comparison is worded by intervals only: where two 95 % intervals overlap the text says that the run does not
+A comparison is worded by intervals only: where two 95% intervals overlap the text says that the run does not
 separate the models. (Overlap is the cautious reading; `evalspec compare` has the paired tests.)
 """
 
@@ -27,6 +27,15 @@ class AnswerCell:
 
 
 @dataclass(frozen=True)
+class AnswerRow:
+    """One condition; `opens` when it is the first of a group, of one retriever say."""
+
+    label: str
+    cells: tuple[AnswerCell | None, ...]
+    opens: bool
+
+
+@dataclass(frozen=True)
 class Answer:
     """What the page says first about one task."""
 
@@ -34,7 +43,7 @@ class Answer:
     metric: str
     sentences: tuple[str, ...]
     models: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[AnswerCell | None, ...]], ...]
+    rows: tuple[AnswerRow, ...]
     n: str
 
 
@@ -51,7 +60,15 @@ def answer_of(results: Results, task: str) -> Answer | None:
         sentences = _plain_sentences(found, main, models, conditions)
     if len(models) > 1 and len(conditions) > 1:
         sentences.append(_separation(found, main, models, conditions))
-    rows = tuple((c.label, tuple(_cell(found, main, models, m, c) for m in models)) for c in conditions)
+    groups = [c.params[0] if len(c.params) > 1 else None for c in conditions]
+    rows = tuple(
+        AnswerRow(
+            condition.label,
+            tuple(_cell(found, main, models, model, condition) for model in models),
+            at > 0 and groups[at] != groups[at - 1],
+        )
+        for at, condition in enumerate(conditions)
+    )
     return Answer(task, main.words, tuple(sentences), models, rows, sizes(list(found.values())))
 
 
@@ -75,7 +92,9 @@ def _retrieval_sentences(
         said = _values(found, main, models, middle)
         sentences.append(f"With the gold passage given ({middle.label}), {main.words} is {said}.")
     if "none" in of:
-        sentences.append(f"Without passages it is {_values(found, main, models, of['none'][0])}.")
+        without = f"Without passages it is {_values(found, main, models, of['none'][0])}."
+        # The two ends of the scale belong together in the lead.
+        sentences = [" ".join([*sentences, without])]
     searched = [c for name, group in of.items() if name not in ("none", "oracle") for c in group]
     if searched:
         first = of[str(searched[0].get("retriever"))]
@@ -119,23 +138,25 @@ def _verdict(found: Found, main: MainMetric, models: Sequence[str], condition: C
 
 
 def _separation(found: Found, main: MainMetric, models: Sequence[str], conditions: Sequence[Condition]) -> str:
-    """Over all conditions: how often each pair of models is told apart."""
-    parts, told = [], 0
+    """Over all conditions: how often each pair of models is told apart, and who is ahead where it is."""
+    told = []
     for a, b in combinations(models, 2):
         pairs = [(found[a, c], found[b, c]) for c in conditions if (a, c) in found and (b, c) in found]
-        first = sum(better(x, y, main) for x, y in pairs)
-        second = sum(better(y, x, main) for x, y in pairs)
-        told += first + second
-        ahead = [f"{m} in {count}" for m, count in ((a, first), (b, second)) if count]
-        parts.append(f"{a} and {b} in {len(pairs) - first - second} of {len(pairs)}")
-        if ahead:
-            parts[-1] += f" (otherwise ahead: {_listed(ahead)})"
+        for first, second, count in (
+            (a, b, sum(better(x, y, main) for x, y in pairs)),
+            (b, a, sum(better(y, x, main) for x, y in pairs)),
+        ):
+            if count:
+                told.append(f"{first} ahead of {second} in {count}")
     if not told:
         return (
-            f"In all {len(conditions)} conditions the intervals of the models overlap: "
+            f"In all {len(conditions)} conditions the models' intervals overlap: "
             "on this metric the run does not separate them."
         )
-    return f"Intervals overlap, so that the run does not separate them, for {'; '.join(parts)} conditions."
+    return (
+        f"Over {len(conditions)} conditions, intervals separate {_listed(told)}; "
+        "elsewhere they overlap, and the run does not separate the models."
+    )
 
 
 def _cell(found: Found, main: MainMetric, models: Sequence[str], model: str, condition: Condition) -> AnswerCell | None:

@@ -45,6 +45,11 @@ def condition_of(params: Mapping[str, Any], names: Mapping[str, str]) -> Conditi
     return Condition(tuple(sorted(pairs, key=lambda pair: pair[0] != "retriever")))
 
 
+def number(value: Value) -> float | None:
+    """The value as a number, None if it is none (a truth value is no number)."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
 def short_names(paths: Iterable[str]) -> dict[str, str]:
     """Each path's shortest ending that no other path shares: `tasks.qa.retrieval.k` → `k`.
 

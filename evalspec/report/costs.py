@@ -61,8 +61,8 @@ def model_costs(results: Results) -> list[ModelCost]:
                 model,
                 len(of_model),
                 sum(cost.prompt_tokens for cost in of_model),
-                sum(cost.distinct_tokens for cost in of_model),
-                sum(cost.computed_tokens for cost in of_model),
+                round(sum(cost.distinct_tokens for cost in of_model)),
+                round(sum(cost.computed_tokens for cost in of_model)),
                 sum(cost.output_tokens for cost in of_model),
                 sum(cost.seconds for cost in of_model),
                 max(peaks, default=None),
@@ -115,15 +115,12 @@ def _tokens(costs: Sequence[ModelCost]) -> Figure:
     ]
     models = [c.model for c in costs]
     most = max(p["tokens"] for p in points) or 1
-    x = alt.X(
-        "tokens:Q",
-        title="tokens",
-        axis=alt.Axis(format="~s", tickCount=3),
-        scale=alt.Scale(domain=[0, 1.35 * most], nice=False),
-    )
+    x = alt.X("tokens:Q", axis=None, scale=alt.Scale(domain=[0, 1.4 * most], nice=False))
     y = alt.Y("kind:N", sort=kinds, title=None, axis=alt.Axis(ticks=False, domain=False))
     base = alt.Chart().encode(x=x, y=y)
-    opacity = alt.Opacity("kind:N", sort=kinds, legend=None, scale=alt.Scale(domain=kinds, range=[0.3, 0.6, 1]))
+    shades = dict(zip(kinds, (0.35, 0.65, 1.0), strict=True))
+    points = [p | {"shade": shades[p["kind"]]} for p in points]
+    opacity = alt.Opacity("shade:Q", scale=None, legend=None)
     layers = [
         base.mark_bar(height=16).encode(color=colour(models, legend=False), opacity=opacity),
         base.mark_text(align="left", dx=4, color="#333", fontSize=12).encode(text="said:N"),
@@ -132,9 +129,10 @@ def _tokens(costs: Sequence[ModelCost]) -> Figure:
     return Figure(
         "tokens",
         "Tokens: asked, distinct, computed",
-        "Prompt tokens are what a harness without sharing would feed, distinct tokens what must be fed once, computed tokens "
-        f"what this run fed (none for reused results). Sharing: {shared or 'none'}. Sums over all cells, no interval.",
-        panelled(layers, points, models, "tokens of each model", height=84),
+        "Prompt tokens are what a harness without sharing would feed, distinct tokens what must be fed once, computed "
+        f"tokens what this run fed (none for reused results). Sharing: {shared or 'none'}. "
+        "Sums over all cells, no interval.",
+        panelled(layers, points, models, "tokens of each model", height=78),
         len(models),
         ("model", *kinds, "sharing"),
         tuple(
@@ -149,8 +147,7 @@ def _bars(name: str, title: str, says: str, unit: str, values: Sequence[tuple[st
     models = [model for model, _, _ in values]
     points = [{"model": model, "value": value, "said": said} for model, value, said in values]
     most = max(value for _, value, _ in values)
-    axis = alt.Axis(format="~s", tickCount=4)
-    x = alt.X("value:Q", title=unit, axis=axis, scale=alt.Scale(domain=[0, 1.6 * most], nice=False))
+    x = alt.X("value:Q", axis=None, scale=alt.Scale(domain=[0, 1.6 * most], nice=False))
     y = alt.Y("model:N", sort=models, title=None, axis=alt.Axis(ticks=False, domain=False))
     base = alt.Chart(alt.InlineData(values=points)).encode(x=x, y=y)
     chart = alt.layer(

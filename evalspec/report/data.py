@@ -7,6 +7,7 @@ join of `retrievals` with `scores`.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import yaml
 
 from evalspec.errors import StoreError, suggest
 from evalspec.report.conditions import condition_of, short_names
-from evalspec.report.results import Cell, Cost, Estimate, GoldPlace, MainMetric, Results, Run
+from evalspec.report.results import PLAIN_FILTERS, Cell, Cost, Estimate, GoldPlace, MainMetric, Results, Run
 from evalspec.spec.needs import METRICS
 
 if TYPE_CHECKING:
@@ -41,11 +42,6 @@ def rows(connection: duckdb.DuckDBPyConnection, query: str, **values: Any) -> li
     return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
 
 
-def columns(connection: duckdb.DuckDBPyConnection, table: str) -> frozenset[str]:
-    """Names of the table's columns."""
-    return frozenset(row["column_name"] for row in rows(connection, f"DESCRIBE {table}"))
-
-
 def read_results(connection: duckdb.DuckDBPyConnection, run_id: str) -> Results:
     """Read one run. StoreError if the store has no such run."""
     run = read_run(connection, run_id)
@@ -60,9 +56,18 @@ def read_results(connection: duckdb.DuckDBPyConnection, run_id: str) -> Results:
     models, tasks = _order(spec, "models"), _order(spec, "tasks")
     cells.sort(key=lambda c: (models.get(c.model, 99), c.model, tasks.get(c.task, 99), c.task, c.condition.order))
     estimates = [
-        Estimate(*(row[name] for name in ("cell_id", "metric", "filter", "value", "stderr", "ci_low", "ci_high", "n")))
+        Estimate(
+            cell_id=row["cell_id"],
+            metric=row["metric"],
+            filter=row["filter"],
+            value=row["value"],
+            stderr=_finite(row["stderr"]),
+            low=_finite(row["ci_low"]),
+            high=_finite(row["ci_high"]),
+            n=row["n"],
+        )
         for row in rows(connection, "SELECT * FROM metrics WHERE run_id = $run", run=run_id)
-        if row["value"] is not None
+        if row["value"] is not None and not math.isnan(row["value"])
     ]
     counts = rows(
         connection,
@@ -74,8 +79,10 @@ def read_results(connection: duckdb.DuckDBPyConnection, run_id: str) -> Results:
     costs = [
         Cost(
             row["cell_id"],
-            *(int(row.get(name) or 0) for name in ("prompt_tokens", "distinct_tokens", "computed_tokens")),
-            int(row.get("output_tokens") or 0),
+            int(row["prompt_tokens"] or 0),
+            float(row["distinct_tokens"] or 0),
+            float(row["computed_tokens"] or 0),
+            int(row["output_tokens"] or 0),
             float(row["seconds"] or 0),
             row["peak_memory_bytes"],
             row["state_bytes"],
@@ -128,18 +135,19 @@ def _main_metrics(
 ) -> dict[str, MainMetric]:
     """Each task's first metric in the spec that judges answers; without a readable spec, the first one declared."""
     declared = list(METRICS)
+    blocks = spec.get("tasks") or {}
     chosen: dict[str, MainMetric] = {}
     for task in dict.fromkeys(cell.task for cell in cells):
         ids = {cell.cell_id for cell in cells if cell.task == task}
         of_task = [e for e in estimates if e.cell_id in ids and not is_retrieval(e.metric)]
         if not of_task:
             continue
-        block = (spec.get("tasks") or {}).get(task) or {}
+        block = blocks.get(task) or {}
+        while "metrics" not in block and block.get("extends") in blocks:
+            block = blocks[block["extends"]]
         written = [m if isinstance(m, str) else m.get("metric", "") for m in block.get("metrics") or ()]
         order = {name: at for at, name in reversed(list(enumerate([*written, *declared])))}
-        best = min(
-            of_task, key=lambda e: (order.get(e.metric, len(order)), e.metric, e.filter not in (None, "", "none"))
-        )
+        best = min(of_task, key=lambda e: (order.get(e.metric, len(order)), e.metric, e.filter not in PLAIN_FILTERS))
         values = [e.value for e in of_task if e.metric == best.metric]
         declaration = METRICS.get(best.metric)
         bounded = all(0 <= value <= 1 for value in values)
@@ -153,6 +161,10 @@ def is_retrieval(metric: str) -> bool:
     """Whether the metric (`recall@5`, say) judges passages and not answers."""
     declaration = METRICS.get(metric.partition("@")[0])
     return declaration is not None and declaration.evidence == "retrieval"
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _json(value: Any) -> Any:

@@ -19,6 +19,9 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
 FONT = "'Source Sans 3','Helvetica Neue',Helvetica,'Liberation Sans',Arial,sans-serif"
 
+MOST_PANELS = 12
+NUMBERS = ("value", "low", "high", "samples")
+
 Point = dict[str, Any]
 
 
@@ -68,22 +71,33 @@ def style() -> dict[str, Any]:
 
 def colour(models: Sequence[str], *, legend: bool = True) -> alt.Color:
     """The model's colour, with a legend above the panels that shows colour and shape together."""
-    shown = alt.Legend(orient="top", direction="horizontal") if legend else None
+    shown = alt.Legend(orient="top", direction="horizontal", symbolOpacity=1) if legend else None
     return alt.Color("model:N", title=None, sort=list(models), scale=_by_model(models, COLOURS), legend=shown)
 
 
 def shape(models: Sequence[str]) -> alt.Shape:
     """The model's mark."""
-    shown = alt.Legend(orient="top", direction="horizontal")
+    shown = alt.Legend(orient="top", direction="horizontal", symbolOpacity=1)
     return alt.Shape("model:N", title=None, sort=list(models), scale=_by_model(models, SHAPES), legend=shown)
 
 
 def metric_axis(main: MainMetric, channel: type[Any] = alt.Y) -> Any:
-    """The axis of the main metric: the whole of 0–100 % for a share, so that no figure exaggerates."""
+    """The axis of the main metric: the whole of 0–100% for a share, so that no figure exaggerates."""
     if main.share:
-        axis = alt.Axis(format=".0%", values=[0, 0.25, 0.5, 0.75, 1])
-        return channel("value:Q", title=main.words, scale=alt.Scale(domain=[0, 1]), axis=axis)
+        return channel("value:Q", title=main.words, scale=share_scale(), axis=share_axis())
     return channel("value:Q", title=main.words, scale=alt.Scale(zero=False), axis=alt.Axis(format="~g", tickCount=5))
+
+
+def share_scale(lowest: float = 0.0) -> alt.Scale:
+    """From `lowest` to 1, with room for a mark that stands on the edge."""
+    room = 0.035 * (1 - lowest)
+    return alt.Scale(domain=[lowest - room, 1 + room], nice=False)
+
+
+def share_axis(lowest: float = 0.0) -> alt.Axis:
+    """Percentages in steps of a quarter, of a tenth where the axis starts at 50% or later."""
+    steps = [at / 4 for at in range(5)] if lowest < 0.5 else [at / 10 for at in range(5, 11)]
+    return alt.Axis(format=".0%", values=[at for at in steps if at >= lowest])
 
 
 def point(estimate: Estimate, main: MainMetric, model: str) -> Point:
@@ -144,7 +158,7 @@ def place_bins(deepest: int) -> list[tuple[str, int, int]]:
 
 
 def wilson(share: float, n: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share of n samples. [0, 1] when n is 0."""
+    """Wilson's 95% interval of a share of n samples. [0, 1] when n is 0."""
     if n == 0:
         return 0.0, 1.0
     z = 1.959963984540054
@@ -154,23 +168,34 @@ def wilson(share: float, n: int) -> tuple[float, float]:
 
 
 def written(value: float, main: MainMetric) -> str:
-    """`97.5 %` for a share, three digits for anything else."""
-    return f"{100 * value:.1f} %" if main.share else f"{value:.3g}"
+    """`97.5%` for a share, three digits for anything else."""
+    return f"{100 * value:.1f}%" if main.share else f"{value:.3g}"
 
 
 def interval(estimate: Estimate, main: MainMetric) -> str:
-    """`[93.0, 99.1]`, in the unit of the value; empty where the store has no interval."""
+    """`[93.0, 99.1]`, in the unit of the value and with a space that does not break; empty without an interval."""
     if estimate.low is None or estimate.high is None:
         return ""
     if main.share:
-        return f"[{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
-    return f"[{estimate.low:.3g}, {estimate.high:.3g}]"
+        return f"[{100 * estimate.low:.1f},\u00a0{100 * estimate.high:.1f}]"
+    return f"[{estimate.low:.3g},\u00a0{estimate.high:.3g}]"
 
 
 def sizes(estimates: Sequence[Estimate]) -> str:
     """`120`, or `12 to 120` where numbers of samples differ."""
     found = sorted({e.n for e in estimates})
     return f"{found[0]:,}" if len(found) == 1 else f"{found[0]:,} to {found[-1]:,}"
+
+
+def numbers(estimate: Estimate) -> tuple[float | int | None, ...]:
+    """The columns `NUMBERS` of a figure's table."""
+    low, high = (None if edge is None else round(edge, 4) for edge in (estimate.low, estimate.high))
+    return round(estimate.value, 4), low, high, estimate.n
+
+
+def condition_column(panels: Sequence[str]) -> str:
+    """What to call the column that says which panel a number is in."""
+    return "condition" if any("=" in panel for panel in panels) else "retriever"
 
 
 def _by_model(models: Sequence[str], values: Sequence[str]) -> alt.Scale:

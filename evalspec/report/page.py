@@ -28,7 +28,7 @@ from evalspec.report.charts import figures_of
 from evalspec.report.costs import cost_figures, in_bytes, model_costs
 from evalspec.report.data import GOLD_PLACES, gold_places, read_results, read_runs
 from evalspec.report.marks import COLOURS, interval, style, written
-from evalspec.report.results import Results, Run
+from evalspec.report.results import PLAIN_FILTERS, Results, Run
 from evalspec.report.samples import FAILED_BELOW, samples_of
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def render(connection: duckdb.DuckDBPyConnection, run_id: str, folder: Path) -> 
     """
     results = read_results(connection, run_id)
     answers = [answer for task in results.tasks if (answer := answer_of(results, task)) is not None]
+    costs = cost_figures(results)
     figures = []
     for task, main in results.main.items():
         figures += figures_of(results, task, gold_places(connection, run_id, main))
@@ -55,15 +56,16 @@ def render(connection: duckdb.DuckDBPyConnection, run_id: str, folder: Path) -> 
         results=results,
         answers=answers,
         figures=figures,
-        costs=cost_figures(results),
+        costs=costs,
         model_costs=model_costs(results),
         estimates=_estimates(results),
         colours={model: COLOURS[at % len(COLOURS)] for at, model in enumerate(results.models)},
         samples=samples,
         failed_below=FAILED_BELOW,
+        plain_filters=PLAIN_FILTERS,
         chart_style=style(),
-        charts={figure.name: {"spec": figure.vega_lite, "panels": figure.panels} for figure in figures + cost_figures(results)},
-        weights=dict(sorted({(cell.model, cell.weights_hash) for cell in results.cells})),
+        charts={figure.name: {"spec": figure.vega_lite, "panels": figure.panels} for figure in figures + costs},
+        weights={cell.model: cell.weights_hash for cell in results.cells},
         queries=queries(results),
     )  # fmt: skip
     return _write(folder / file_name(results.run), page)
@@ -142,7 +144,7 @@ def _assets(script: str, *, vega: bool) -> dict[str, Any]:
     hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts)
     policy = f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:"
     css = (TEMPLATES / "page.css").read_text(encoding="utf-8")
-    return {"css": Markup(css), "scripts": [Markup(s) for s in scripts], "policy": policy}  # noqa: S704 (our own files)
+    return {"css": Markup(css), "scripts": [Markup(s) for s in scripts], "policy": policy}
 
 
 @functools.cache
@@ -152,7 +154,7 @@ def _vega() -> str:
     import vl_convert
 
     version = ".".join(altair.SCHEMA_VERSION.lstrip("v").split(".")[:2])
-    bundle: str = vl_convert.javascript_bundle(vl_version=version)
+    bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=version)
     return bundle.replace("</script", "<\\/script").replace("\r", "")
 
 
@@ -170,7 +172,7 @@ def _environment() -> Environment:
         "written": written,
         "interval": interval,
         "block": _json_block,
-        "number": lambda value: "" if value is None else f"{value:.4g}",
+        "number": lambda value: "" if value is None else f"{value:,.4f}" if abs(value) < 100 else f"{value:,.1f}",
     }
     return environment
 
@@ -182,7 +184,7 @@ def _moment(value: datetime | None) -> str:
 def _json_block(value: Any) -> Markup:
     """JSON for a `<script type="application/json">`: with no `<`, so that nothing in it can end the block."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=_plain)
-    return Markup(text.replace("<", "\\u003c"))  # noqa: S704 (escaped in this line)
+    return Markup(text.replace("<", "\\u003c"))
 
 
 def _plain(value: Any) -> Any:

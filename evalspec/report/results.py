@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,7 +10,8 @@ from typing import Any
 
 from evalspec.report.conditions import Condition
 
-FINISHED = frozenset({"finished", "done", "complete", "completed"})
+PLAIN_FILTERS = (None, "", "none", "default")
+"""Filters that take the whole output; a reader need not be told of them."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether the run reached its end."""
-        return self.status in FINISHED
+        return self.status == "finished"
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,8 @@ class Cost:
 
     cell_id: str
     prompt_tokens: int
-    distinct_tokens: int
-    computed_tokens: int
+    distinct_tokens: float
+    computed_tokens: float
     output_tokens: int
     seconds: float
     peak_memory_bytes: int | None
@@ -131,7 +133,7 @@ class Results:
         return tuple(dict.fromkeys(cell.condition for cell in self.cells if cell.task == task))
 
     def main_of(self, task: str) -> dict[tuple[str, Condition], Estimate]:
-        """(model, condition) → the task's main metric."""
+        """(model, condition) → the task's main metric, where it is a finite number."""
         main = self.main.get(task)
         if main is None:
             return {}
@@ -139,5 +141,5 @@ class Results:
         return {
             (cell.model, cell.condition): found[cell.cell_id]
             for cell in self.cells
-            if cell.task == task and cell.cell_id in found
+            if cell.task == task and cell.cell_id in found and math.isfinite(found[cell.cell_id].value)
         }

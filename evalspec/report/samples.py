@@ -8,11 +8,12 @@ their shots, so the page stores each prompt once, as what it adds to the one bef
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from evalspec.report.data import columns, is_retrieval, rows
+from evalspec.report.data import is_retrieval, rows
 from evalspec.report.results import Results
 
 if TYPE_CHECKING:
@@ -24,25 +25,30 @@ MOST_CHARACTERS = 16_000_000
 FAILED_BELOW = 0.5
 
 CHOSEN = """
-WITH main AS (SELECT unnest($tasks) AS task, unnest($names) AS metric, unnest($filters) AS filter),
+WITH main AS (SELECT unnest($tasks) AS task, unnest($names) AS metric, unnest($filters) AS filter,
+                     unnest($bounds) AS failed_below),
 judged AS (
-  SELECT s.*, j.value AS main_value,
-         s.error IS NOT NULL OR coalesce(j.value < $failed_below, false) AS failed
+  SELECT s.*,
+         s.error IS NULL AND j.value IS NOT NULL AND m.failed_below IS NOT NULL AS judged,
+         s.error IS NOT NULL OR coalesce(j.value < m.failed_below, false) AS failed
   FROM samples s JOIN cells c USING (run_id, cell_id)
   LEFT JOIN main m ON m.task = c.task
   LEFT JOIN scores j ON j.run_id = s.run_id AND j.cell_id = s.cell_id AND j.sample_id = s.sample_id
-    AND j.repeat IS NOT DISTINCT FROM s.repeat AND j.stage IS NOT DISTINCT FROM s.stage{same_draw}
+    AND j.repeat IS NOT DISTINCT FROM s.repeat AND j.stage IS NOT DISTINCT FROM s.stage
+    AND j.draw IS NOT DISTINCT FROM s.draw
     AND j.metric = m.metric AND j.filter IS NOT DISTINCT FROM m.filter
   WHERE s.run_id = $run),
 placed AS (
-  SELECT *, row_number() OVER (PARTITION BY cell_id, failed ORDER BY md5(sample_id), repeat, stage) AS place,
+  SELECT *, row_number() OVER (PARTITION BY cell_id, failed ORDER BY md5(sample_id), draw, repeat, stage) AS place,
          count(*) FILTER (failed) OVER (PARTITION BY cell_id) AS failures,
          count(*) FILTER (NOT failed) OVER (PARTITION BY cell_id) AS successes
   FROM judged)
 SELECT * FROM placed
 WHERE CASE WHEN failed THEN place <= greatest($quota - $quota // 4, $quota - successes)
            ELSE place <= greatest($quota // 4, $quota - failures) END
-ORDER BY sample_id, repeat, stage"""
+ORDER BY sample_id, draw, repeat, stage"""
+
+WANTED = "(SELECT DISTINCT unnest($cells) AS cell_id, unnest($samples) AS sample_id) AS wanted"
 
 
 @dataclass(frozen=True)
@@ -63,43 +69,49 @@ def samples_of(connection: duckdb.DuckDBPyConnection, results: Results, most: in
     most = max(1, min(most, int(MOST_CHARACTERS / (size or 1))))
     total = results.samples
     quota = total if total <= most else max(1, most // len(results.cells))
-    draws = "draw" in columns(connection, "samples") and "draw" in columns(connection, "scores")
     main = results.main
     chosen = rows(
         connection,
-        CHOSEN.format(same_draw=" AND j.draw IS NOT DISTINCT FROM s.draw" if draws else ""),
+        CHOSEN,
         run=run_id,
         tasks=list(main),
         names=[metric.name for metric in main.values()],
         filters=[metric.filter for metric in main.values()],
-        failed_below=FAILED_BELOW,
+        bounds=[FAILED_BELOW if metric.share else None for metric in main.values()],
         quota=quota,
     )
     place = {cell.cell_id: at for at, cell in enumerate(results.cells)}
     # Python's sort is stable: within a cell the order of ids stays.
     chosen = sorted(chosen, key=lambda row: place[row["cell_id"]])[:most]
-    return SampleSet(total, len(chosen), _payload(connection, results, chosen, draws))
+    return SampleSet(total, len(chosen), _payload(connection, results, chosen))
 
 
-def _payload(
-    connection: duckdb.DuckDBPyConnection, results: Results, chosen: list[dict[str, Any]], draws: bool
-) -> dict[str, Any]:
+def _payload(connection: duckdb.DuckDBPyConnection, results: Results, chosen: list[dict[str, Any]]) -> dict[str, Any]:
     cells = {cell.cell_id: at for at, cell in enumerate(results.cells)}
-    scores = _scores(connection, results.run.run_id, chosen, draws)
+    scores = _scores(connection, results.run.run_id, chosen)
     passages = _passages(connection, results.run.run_id, chosen)
     order = sorted({row["prompt"] or "" for row in chosen})
     prompt_at = {prompt: at for at, prompt in enumerate(order)}
+    kinds: dict[tuple[str, str | None], int] = {}  # (metric, filter)
+    known: dict[tuple[str, str | None], int] = {}  # (passage id, text)
     lists: dict[str, int] = {}
     samples = []
     for row in chosen:
         found = passages.get((row["cell_id"], row["sample_id"]))
-        listed = None if found is None else lists.setdefault(json.dumps(found), len(lists))
+        listed = None
+        if found is not None:
+            short = [[known.setdefault((p, text), len(known)), *rest] for p, text, *rest in found]
+            listed = lists.setdefault(json.dumps(short), len(lists))
+        judged = [
+            [kinds.setdefault((metric, name), len(kinds)), value, *([] if said in (None, row["output"]) else [said])]
+            for metric, name, value, said in scores.get(_key(row), ())
+        ]
         sample = {
             "cell": cells[row["cell_id"]],
             "id": row["sample_id"],
             "repeat": row["repeat"] or None,
             "stage": row["stage"],
-            "draw": row.get("draw") or None,
+            "draw": row["draw"] or None,
             "prompt": prompt_at[row["prompt"] or ""],
             "target": row["target"],
             "output": row["output"],
@@ -112,21 +124,23 @@ def _payload(
             "cached": row["cached"] or None,
             "error": row["error"],
             "failed": row["failed"] or None,
-            "judged": None if row["main_value"] is None else 1,
-            "scores": scores.get(_key(row, draws)),
+            "judged": row["judged"] or None,
+            "scores": judged or None,
             "passages": listed,
         }
         samples.append({name: value for name, value in sample.items() if value is not None})
     return {
         "cells": [[cell.model, cell.task, cell.condition.label] for cell in results.cells],
         "prompts": shared_starts(order),
-        "passages": [json.loads(text) for text in lists],
+        "metrics": list(kinds),
+        "passages": list(known),
+        "retrieved": [json.loads(text) for text in lists],
         "samples": samples,
     }
 
 
 def shared_starts(texts: list[str]) -> list[tuple[int, str]]:
-    """Sorted texts as (length shared with the text before, the rest). Lengths are in UTF-16 units, as JavaScript counts."""
+    """Sorted texts as (length shared with the text before, the rest); lengths in UTF-16 units, as JavaScript counts."""
     pairs, before = [], ""
     for text in texts:
         shared = next(
@@ -138,16 +152,14 @@ def shared_starts(texts: list[str]) -> list[tuple[int, str]]:
 
 
 def _scores(
-    connection: duckdb.DuckDBPyConnection, run_id: str, chosen: list[dict[str, Any]], draws: bool
+    connection: duckdb.DuckDBPyConnection, run_id: str, chosen: list[dict[str, Any]]
 ) -> dict[tuple[Any, ...], list[list[Any]]]:
-    """Sample → [metric, value, extracted, filter]; retrieval metrics last."""
-    query = """SELECT s.* FROM scores s JOIN (SELECT DISTINCT unnest($cells) AS cell_id, unnest($samples) AS sample_id)
-               USING (cell_id, sample_id) WHERE run_id = $run ORDER BY metric, filter"""
+    """Sample → [metric, filter, value, extracted]; retrieval metrics last."""
+    query = f"SELECT scores.* FROM scores JOIN {WANTED} USING (cell_id, sample_id) WHERE run_id = $run ORDER BY ALL"
     found: dict[tuple[Any, ...], list[list[Any]]] = {}
     for row in rows(connection, query, run=run_id, **_wanted(chosen)):
-        value = None if row["value"] is None else round(row["value"], 4)
-        score = [row["metric"], value, row["extracted"], row["filter"]]
-        found.setdefault(_key(row, draws), []).append(score)
+        score = [row["metric"], row["filter"], _rounded(row["value"]), row["extracted"]]
+        found.setdefault(_key(row), []).append(score)
     for scores in found.values():
         scores.sort(key=lambda score: is_retrieval(score[0]))
     return found
@@ -156,13 +168,12 @@ def _scores(
 def _passages(
     connection: duckdb.DuckDBPyConnection, run_id: str, chosen: list[dict[str, Any]]
 ) -> dict[tuple[str, str], list[list[Any]]]:
-    """(cell, sample) → [rank, passage id, score, relevant, text] by rank; text where the store keeps it."""
-    query = """SELECT r.* FROM retrievals r JOIN (SELECT DISTINCT unnest($cells) AS cell_id, unnest($samples) AS sample_id)
-               USING (cell_id, sample_id) WHERE run_id = $run ORDER BY rank"""
+    """(cell, sample) → [passage id, text, rank, score, relevant] by rank; text None in old rows."""
+    query = f"SELECT r.* FROM retrievals r JOIN {WANTED} USING (cell_id, sample_id) WHERE run_id = $run ORDER BY rank"
     found: dict[tuple[str, str], list[list[Any]]] = {}
     for row in rows(connection, query, run=run_id, **_wanted(chosen)):
-        score = None if row["score"] is None else round(row["score"], 4)
-        passage = [row["rank"], row["passage_id"], score, int(bool(row["relevant"])), row.get("text")]
+        score, relevant = _rounded(row["score"]), int(bool(row["relevant"]))
+        passage = [row["passage_id"], row["text"], row["rank"], score, relevant]
         found.setdefault((row["cell_id"], row["sample_id"]), []).append(passage)
     return found
 
@@ -171,9 +182,13 @@ def _wanted(chosen: list[dict[str, Any]]) -> dict[str, list[str]]:
     return {"cells": [row["cell_id"] for row in chosen], "samples": [row["sample_id"] for row in chosen]}
 
 
-def _key(row: Mapping[str, Any], draws: bool) -> tuple[Any, ...]:
-    key = (row["cell_id"], row["sample_id"], row["repeat"], row["stage"])
-    return (*key, row["draw"]) if draws else key
+def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return row["cell_id"], row["sample_id"], row["draw"], row["repeat"], row["stage"]
+
+
+def _rounded(value: float | None) -> float | str | None:
+    """Four digits; what JSON has no number for (an infinite loss) as text."""
+    return value if value is None else round(value, 4) if math.isfinite(value) else str(value)
 
 
 def _json(value: Any) -> Any:

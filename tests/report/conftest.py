@@ -16,7 +16,9 @@ import duckdb
 import pytest
 
 from evalspec.data.worlds.rows import passages, questions
+from evalspec.store.schema import TABLES
 
+RUN = "r-20261122-0930"
 MODELS = ("transformer", "mamba", "mamba2")
 RETRIEVERS = ("bm25", "dense", "fusion", "oracle")
 DEPTHS = (1, 3, 5, 10)
@@ -45,24 +47,23 @@ sweep:
     - {retriever: [bm25, dense, fusion, oracle], k: [1, 3, 5, 10]}
 """
 
-TABLES = """
-CREATE TABLE runs (run_id VARCHAR, spec_name VARCHAR, spec VARCHAR, plan_id VARCHAR, status VARCHAR,
-  started_at TIMESTAMP, finished_at TIMESTAMP, evalspec_version VARCHAR, git_commit VARCHAR, host VARCHAR,
-  device VARCHAR, versions JSON);
-CREATE TABLE cells (run_id VARCHAR, cell_id VARCHAR, model VARCHAR, weights_hash VARCHAR, task VARCHAR, params JSON);
-CREATE TABLE samples (run_id VARCHAR, cell_id VARCHAR, sample_id VARCHAR, repeat INTEGER, stage VARCHAR, draw INTEGER,
-  prompt VARCHAR, target VARCHAR, output VARCHAR, choices JSON, logprobs JSON, shot_ids JSON, prompt_tokens INTEGER,
-  truncated_tokens INTEGER, finish_reason VARCHAR, cached BOOLEAN, error VARCHAR);
-CREATE TABLE scores (run_id VARCHAR, cell_id VARCHAR, sample_id VARCHAR, repeat INTEGER, stage VARCHAR,
-  filter VARCHAR, metric VARCHAR, extracted VARCHAR, value DOUBLE, weight DOUBLE);
-CREATE TABLE metrics (run_id VARCHAR, cell_id VARCHAR, filter VARCHAR, metric VARCHAR, value DOUBLE, stderr DOUBLE,
-  ci_low DOUBLE, ci_high DOUBLE, n BIGINT);
-CREATE TABLE retrievals (run_id VARCHAR, cell_id VARCHAR, sample_id VARCHAR, rank INTEGER, passage_id VARCHAR,
-  score DOUBLE, relevant BOOLEAN, text VARCHAR);
-CREATE TABLE efficiency (run_id VARCHAR, cell_id VARCHAR, prompt_tokens BIGINT, distinct_tokens BIGINT,
-  computed_tokens BIGINT, output_tokens BIGINT, requests BIGINT, seconds DOUBLE, tokens_per_second DOUBLE,
-  peak_memory_bytes BIGINT, state_bytes BIGINT);
-"""
+COLUMNS = {
+    "runs": "run_id spec_name spec plan_id status started_at finished_at evalspec_version git_commit host device "
+    "versions",
+    "cells": "run_id cell_id model weights_hash task params",
+    "samples": "run_id cell_id sample_id repeat stage draw prompt target output choices logprobs shot_ids "
+    "prompt_tokens truncated_tokens finish_reason cached error",
+    "scores": "run_id cell_id sample_id repeat stage draw filter metric extracted value",
+    "metrics": "run_id cell_id filter metric value stderr ci_low ci_high n",
+    "retrievals": "run_id cell_id sample_id rank passage_id score relevant text",
+    "efficiency": "run_id cell_id prompt_tokens distinct_tokens computed_tokens output_tokens requests seconds "
+    "tokens_per_second peak_memory_bytes state_bytes",
+}
+
+
+def create_tables(connection: duckdb.DuckDBPyConnection) -> None:
+    for table in TABLES.values():
+        connection.execute(table.create(table.name))
 
 
 class MadeUpRun:
@@ -70,9 +71,7 @@ class MadeUpRun:
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, run_id: str, *, count: int, seed: int) -> None:
         self.connection, self.run_id, self.rng = connection, run_id, random.Random(seed)
-        self.rows: dict[str, list[tuple[object, ...]]] = {
-            name: [] for name in ("cells", "samples", "scores", "metrics", "retrievals", "efficiency")
-        }
+        self.rows: dict[str, list[tuple[object, ...]]] = {name: [] for name in COLUMNS}
         self.passages = passages(7)
         self.questions = questions(7, count + 2)
         self.shots, self.questions = self.questions[:2], self.questions[2:]
@@ -80,20 +79,34 @@ class MadeUpRun:
 
     def fill(self, *, status: str = "finished", started: datetime = datetime(2026, 11, 22, 9, 30)) -> None:
         versions = json.dumps({"python": "3.11.7", "torch": "2.13.0", "transformers": "5.19.0", "duckdb": "2.0.0"})
-        self.connection.execute(
-            "INSERT INTO runs VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
-            [self.run_id, "rag", SPEC, "p-3f1c9a5e20", status, started,
-             started + timedelta(seconds=143) if status == "finished" else None,
-             "0.1.0", "166f97c0ffee", "bench", "cpu", versions],
-        )  # fmt: skip
+        finished = started + timedelta(seconds=143) if status == "finished" else None
+        self.rows["runs"].append(
+            (
+                self.run_id,
+                "rag",
+                SPEC,
+                "p-3f1c9a5e20",
+                status,
+                started,
+                finished,
+                "0.1.0",
+                "166f97c",
+                "bench",
+                "cpu",
+                versions,
+            )
+        )
         for model in MODELS:
             self._cell(model, "none", 0)
             for retriever in RETRIEVERS:
                 for k in DEPTHS:
                     self._cell(model, retriever, k)
         for table, found in self.rows.items():
-            columns = [list(column) for column in zip(*found, strict=True)]
-            self.connection.execute(f"INSERT INTO {table} SELECT {','.join(['unnest(?)'] * len(columns))}", columns)
+            values = [list(column) for column in zip(*found, strict=True)]
+            names = ", ".join(COLUMNS[table].split())
+            self.connection.execute(
+                f"INSERT INTO {table} ({names}) SELECT {','.join(['unnest(?)'] * len(values))}", values
+            )
 
     def _gold_rank(self, retriever: str) -> int:
         first, decay = FINDING[retriever]
@@ -112,10 +125,8 @@ class MadeUpRun:
         prompt_tokens = 0
         for question in self.questions:
             passages = self._passages(question, retriever, k)
-            prompt = "\n\n".join(
-                [*(self._text(shot, self._passages(shot, "oracle", k)) + " " + shot["answer"] for shot in self.shots)]
-                + [self._text(question, passages)]
-            )
+            shots = [self._text(shot, self._passages(shot, "oracle", k)) + f" {shot['answer']}" for shot in self.shots]
+            prompt = "\n\n".join([*shots, self._text(question, passages)])
             gold = next((rank for rank, p in enumerate(passages, 1) if p["id"] in question["gold_ids"]), None)
             output = self._output(model, question, gold, len(passages))
             prompt_tokens += len(prompt.split()) + 12
@@ -126,7 +137,7 @@ class MadeUpRun:
             )  # fmt: skip
             for rank, passage in enumerate(passages, 1):
                 relevant = passage["id"] in question["gold_ids"]
-                score = 14.2 / (rank + 0.3 * self.rng.random())
+                score = 14.2 / (rank + 0.1 * len(question["id"]))
                 self.rows["retrievals"].append((*key, rank, passage["id"], score, relevant, passage["text"]))
             right = float(output == question["answer"])
             scores = {"exact_match": right, "token_f1": right}
@@ -138,17 +149,17 @@ class MadeUpRun:
                 }
             for metric, value in scores.items():
                 values.setdefault(metric, []).append(value)
-                self.rows["scores"].append((*key, 0, "main", "none", metric, output, value, 1.0))
+                self.rows["scores"].append((*key, 0, "main", 0, "default", metric, output, value))
         for metric, found in values.items():
             n, mean = len(found), sum(found) / len(found)
             spread = math.sqrt(sum((v - mean) ** 2 for v in found) / (n - 1) / n)
             low, high = wilson(mean, n)
-            self.rows["metrics"].append((self.run_id, cell, "none", metric, mean, spread, low, high, n))
+            self.rows["metrics"].append((self.run_id, cell, "default", metric, mean, spread, low, high, n))
         distinct = int(prompt_tokens * (0.35 if k else 0.5))
         seconds = distinct / SPEED[model]
         self.rows["efficiency"].append(
-            (self.run_id, cell, prompt_tokens, distinct, distinct, 3 * len(self.questions), len(self.questions), seconds,
-             distinct / seconds, None, STATE_BYTES[model])
+            (self.run_id, cell, prompt_tokens, distinct, distinct, 3 * len(self.questions), len(self.questions),
+             seconds, distinct / seconds, None, STATE_BYTES[model])
         )  # fmt: skip
 
     def _passages(self, question: dict[str, object], retriever: str, k: int) -> list[dict[str, str]]:
@@ -157,8 +168,10 @@ class MadeUpRun:
         gold = next(p for p in self.passages if p["id"] in question["gold_ids"])
         near = [p for p in self.passages if p["id"] != gold["id"] and p["entity"] == gold["entity"]]
         others = [p for p in self.passages if p["attribute"] == gold["attribute"] and p["id"] != gold["id"]]
-        wrong = (near + self.rng.sample(others, min(12, len(others))))[:k]
-        rank = self.rng.randint(1, k) if retriever == "oracle" else self.found.get((retriever, question["id"]), 1)
+        # Retrieval knows no model: the same question gets the same passages from each.
+        rng = random.Random(f"{retriever} {question['id']}")
+        wrong = near + rng.sample(others, min(12, len(others)))
+        rank = 1 + int(k * rng.random()) if retriever == "oracle" else self.found.get((retriever, question["id"]), 1)
         return wrong[:k] if rank > k else [*wrong[: rank - 1], gold, *wrong[rank - 1 : k - 1]]
 
     def _text(self, question: dict[str, object], passages: list[dict[str, str]]) -> str:
@@ -199,7 +212,7 @@ def filled() -> Iterator[Filled]:
     ) -> duckdb.DuckDBPyConnection:
         connection = duckdb.connect()
         opened.append(connection)
-        connection.execute(TABLES)
+        create_tables(connection)
         MadeUpRun(connection, run_id, count=count, seed=seed).fill(status=status)
         return connection
 

@@ -48,7 +48,10 @@
     const [model, task, condition] = data.cells[sample.cell];
     const tail = [sample.repeat, sample.draw].filter(part => part !== undefined);
     const key = [model, task, condition, sample.id, sample.stage ?? '', ...tail].join('|');
-    return { ...sample, at, model, task, condition, key, passages: sample.passages === undefined ? null : data.passages[sample.passages] };
+    const scores = sample.scores?.map(([metric, value, extracted]) => [...data.metrics[metric], value, extracted ?? sample.output]);
+    const passages = sample.passages === undefined ? null
+      : data.retrieved[sample.passages].map(([passage, rank, score, relevant]) => ({ id: data.passages[passage][0], text: data.passages[passage][1], rank, score, relevant }));
+    return { ...sample, at, model, task, condition, key, scores, passages };
   });
   const byKey = new Map(samples.map(sample => [sample.key, sample]));
   const controls = document.getElementById('controls').elements;
@@ -110,7 +113,7 @@
   const marked = sample => {
     const prompt = prompts[sample.prompt];
     const found = [];
-    for (const [, , , relevant, passage] of sample.passages ?? []) {
+    for (const { text: passage, relevant } of sample.passages ?? []) {
       const start = passage ? prompt.lastIndexOf(passage) : -1;
       if (start >= 0) found.push([start, start + passage.length, relevant]);
     }
@@ -133,7 +136,7 @@
   const section = (title, ...nodes) => [make('h4', { textContent: title }), ...nodes];
 
   const choices = sample => {
-    const sums = (sample.logprobs ?? []).map(value => Array.isArray(value) ? value.flat().reduce((a, b) => a + b, 0) : value);
+    const sums = (sample.logprobs ?? []).map(value => [value].flat(2).reduce((sum, part) => sum + Number(part), 0));
     const likeliest = sums.indexOf(Math.max(...sums));
     return table(['choice', 'log-probability', ''], sample.choices.map((choice, at) => ({
       cells: [choice, typeof sums[at] === 'number' ? sums[at].toFixed(3) : '–',
@@ -171,10 +174,10 @@
       make('div', { className: 'outputs' },
         make('div', {}, ...section('target', make('pre', { className: 'target', textContent: text(sample.target) }))),
         make('div', {}, ...section('output', make('pre', { className: 'output', textContent: text(sample.output) })))),
-      ...(sample.scores ? section('scores', table(['metric', 'value', 'extracted'], sample.scores.map(([metric, value, extracted, filter]) => ({ cells: [filter && filter !== 'none' ? `${metric} (${filter})` : metric, value, extracted] })))) : []),
+      ...(sample.scores ? section('scores', table(['metric', 'value', 'extracted'], sample.scores.map(([metric, filter, value, extracted]) => ({ cells: [filter && !['none', 'default'].includes(filter) ? `${metric} (${filter})` : metric, value, extracted] })))) : []),
       ...(sample.choices ? section('choices', choices(sample)) : []),
       ...section('prompt', marked(sample)),
-      ...(sample.passages ? section('passages', table(['rank', 'id', 'score', 'passage'], sample.passages.map(([rank, id, score, relevant, passage]) => ({ cells: [rank, id, score, (relevant ? '★ ' : '') + (passage ?? (relevant ? 'gold' : ''))], kind: relevant ? 'gold' : '' })), 'passages')) : []),
+      ...(sample.passages ? section('passages', table(['rank', 'id', 'score', 'passage'], sample.passages.map(({ rank, id, score, relevant, text: passage }) => ({ cells: [rank, id, score, (relevant ? '★ ' : '') + (passage ?? (relevant ? 'gold' : ''))], kind: relevant ? 'gold' : '' })), 'passages')) : []),
       ...elsewhere(sample));
   };
   const show = (sample, link = true) => {

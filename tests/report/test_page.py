@@ -1,0 +1,195 @@
+"""A page in a real browser: it draws, filters and links with no network, and model outputs stay text."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import quote
+
+import duckdb
+import pytest
+
+from evalspec.report import render, render_index
+
+playwright = pytest.importorskip("playwright.sync_api", reason="the playwright package is not installed")
+
+RUN = "r-20261122-0930"
+CHROMIUM = os.environ.get("EVALSPEC_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not CHROMIUM, reason="no Chromium found (install chromium, or set EVALSPEC_CHROMIUM)"),
+]
+
+Filled = Callable[..., duckdb.DuckDBPyConnection]
+HOSTILE = "</script><script>window.owned=1</script><img src=x onerror='window.owned=1'> <b>bold</b> {{ 7*7 }}"
+
+
+@dataclass
+class Visit:
+    """A page that was opened, and what the browser had to say about it."""
+
+    page: playwright.Page
+    complaints: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[playwright.Browser]:
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def visit(browser: playwright.Browser) -> Iterator[Callable[..., Visit]]:
+    contexts = []
+
+    def go(path: Path, *, width: int = 1280, hash: str = "", charts: bool = True) -> Visit:
+        context = browser.new_context(viewport={"width": width, "height": 900})
+        contexts.append(context)
+        context.set_offline(True)
+        seen = Visit(context.new_page())
+
+        def guard(route: playwright.Route) -> None:
+            if route.request.url.startswith("file://"):
+                route.continue_()
+            else:
+                seen.requests.append(route.request.url)
+                route.abort()
+
+        context.route("**/*", guard)
+        seen.page.on("pageerror", lambda error: seen.complaints.append(str(error)))
+        seen.page.on(
+            "console",
+            lambda message: seen.complaints.append(message.text) if message.type in ("error", "warning") else None,
+        )
+        seen.page.goto(path.as_uri() + hash)
+        if charts:
+            seen.page.wait_for_selector("body[data-drawn]", timeout=60_000)
+        return seen
+
+    yield go
+    for context in contexts:
+        context.close()
+
+
+def test_every_chart_is_drawn_with_no_network_and_no_complaint(
+    filled: Filled, visit: Callable[..., Visit], tmp_path: Path
+) -> None:
+    path = render(filled(count=40), RUN, tmp_path)
+    for width in (1280, 400):
+        seen = visit(path, width=width)
+        charts = seen.page.locator("[data-chart]")
+        assert charts.count() == 6
+        for at in range(charts.count()):
+            marks = charts.nth(at).locator("svg .mark-symbol path, svg .mark-rect path")
+            assert marks.count() >= 3, charts.nth(at).get_attribute("data-chart")
+            box = charts.nth(at).locator("svg.marks").bounding_box()
+            assert box and box["width"] <= width and box["height"] > 50
+        assert seen.complaints == []
+        assert seen.requests == []
+        assert seen.page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_all_panels_and_models_of_the_main_figure_have_their_points(
+    filled: Filled, visit: Callable[..., Visit], tmp_path: Path
+) -> None:
+    seen = visit(render(filled(count=12), RUN, tmp_path))
+    figure = seen.page.locator('[data-chart="open_book-by-k"]')
+    assert figure.locator("svg .role-mark.mark-symbol path").count() == 3 * 4 * 4
+    for label in ("bm25", "dense", "fusion", "oracle", "transformer", "mamba", "mamba2"):
+        assert figure.locator("svg text", has_text=label).count() >= 1
+
+
+def test_failures_only_lists_failures_and_nothing_else(
+    filled: Filled, visit: Callable[..., Visit], tmp_path: Path
+) -> None:
+    connection = filled(count=12)
+    failed = connection.execute("SELECT count(*) FROM scores WHERE metric = 'exact_match' AND value < 0.5").fetchone()
+    page = visit(render(connection, RUN, tmp_path)).page
+    page.check("input[name=failures]")
+    assert failed and page.inner_text("#matching") == f"{failed[0]:,} of {12 * 51:,}"
+    assert set(page.locator("#list li > span").all_inner_texts()) == {"✗"}
+    page.select_option("select[name=model]", "mamba")
+    page.select_option("select[name=condition]", "no passages")
+    rows = page.locator("#list .where").all_inner_texts()
+    assert rows and all(row.startswith("mamba · no passages") for row in rows)
+
+
+def test_search_and_keys_and_links_find_a_sample(filled: Filled, visit: Callable[..., Visit], tmp_path: Path) -> None:
+    connection = filled(count=12)
+    path = render(connection, RUN, tmp_path)
+    page = visit(path).page
+    first = page.inner_text("#detail h3")
+    page.keyboard.press("j")
+    second = page.inner_text("#detail h3")
+    assert first != second and "sample=" in page.url
+    page.keyboard.press("k")
+    assert page.inner_text("#detail h3") == first
+    page.keyboard.press("/")
+    page.keyboard.type("q7-0007")
+    assert page.inner_text("#matching") == f"51 of {12 * 51:,}"
+
+    link = "#sample=" + quote("mamba2|open_book|oracle, k = 5|q7-0005|main", safe="")
+    page = visit(path, hash=link).page
+    assert "mamba2 · oracle, k = 5 · q7-0005" in page.inner_text("#detail h3")
+    gold, output = connection.execute(
+        "SELECT text, output FROM retrievals JOIN samples USING (run_id, cell_id, sample_id) "
+        "WHERE cell_id = 'mamba2-oracle-5' AND sample_id = 'q7-0005' AND relevant"
+    ).fetchall()[0]
+    assert page.inner_text("#detail .prompt mark") == gold
+    assert page.locator("#detail .prompt .passage").count() == 5
+    assert page.inner_text("#detail .output") == output
+    assert "★" in page.inner_text("#detail .passages tr.gold")
+
+
+def test_a_hostile_output_is_shown_as_text(filled: Filled, visit: Callable[..., Visit], tmp_path: Path) -> None:
+    connection = filled(count=12)
+    connection.execute("UPDATE samples SET output = ?, prompt = ?, error = ?", [HOSTILE, HOSTILE, HOSTILE])
+    connection.execute("UPDATE scores SET extracted = ?", [HOSTILE])
+    connection.execute("UPDATE cells SET model = ? WHERE model = 'mamba'", [HOSTILE])
+    connection.execute("UPDATE runs SET spec = spec || ?", ["\n# " + HOSTILE])
+    connection.execute("UPDATE retrievals SET text = ?, passage_id = ?", [HOSTILE, HOSTILE])
+    path = render(connection, RUN, tmp_path)
+    render_index(connection, tmp_path)
+    seen = visit(path)
+    seen.page.keyboard.press("j")
+    assert seen.page.inner_text("#detail .output") == HOSTILE
+    assert seen.page.inner_text("#detail .prompt") == HOSTILE
+    assert seen.page.locator("#detail img, #detail b, #list img").count() == 0
+    index = visit(tmp_path / "index.html", charts=False)
+    for opened in (seen, index):
+        assert opened.page.evaluate("window.owned") is None
+        assert opened.complaints == []
+        assert opened.requests == []
+
+
+def test_choices_show_log_probabilities_even_infinite_ones(
+    filled: Filled, visit: Callable[..., Visit], tmp_path: Path
+) -> None:
+    connection = filled(count=12)
+    connection.execute(
+        """UPDATE samples SET choices = '["red","blue"]', logprobs = '[["-Infinity"],[-0.5,-0.25]]', target = 'blue'"""
+    )
+    page = visit(render(connection, RUN, tmp_path)).page
+    shown = [text.split("\t") for text in page.locator("#detail table tr").all_inner_texts()]
+    assert ["red", "-Infinity", ""] in shown
+    assert ["blue", "-0.750", "likeliest, target"] in shown
+
+
+def test_tables_sort_by_number_and_filter_by_words(filled: Filled, visit: Callable[..., Visit], tmp_path: Path) -> None:
+    page = visit(render(filled(count=12), RUN, tmp_path)).page
+    page.fill("input.filter", "mamba2 bm25 exact")
+    shown = page.locator("#all-metrics tbody tr:not([hidden])")
+    assert shown.count() == 4
+    page.click("#all-metrics th:nth-child(6)")
+    values = [float(text) for text in page.locator("#all-metrics tbody td:nth-child(6)").all_text_contents()]
+    assert values == sorted(values) and len(values) > 100

@@ -1,0 +1,214 @@
+"""What a page says, without a browser: the answer, what is chosen, what is honest, and that the file is whole."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from evalspec.errors import StoreError
+from evalspec.report import render, render_index
+from evalspec.report.answer import answer_of
+from evalspec.report.charts import figures_of
+from evalspec.report.conditions import condition_of, short_names
+from evalspec.report.data import gold_places, read_results
+from evalspec.report.marks import place_bins, wilson
+from evalspec.report.page import queries
+from evalspec.report.samples import samples_of, shared_starts
+
+RUN = "r-20261122-0930"
+Filled = Callable[..., duckdb.DuckDBPyConnection]
+
+
+def test_the_answer_is_what_the_store_says(filled: Filled) -> None:
+    connection = filled()
+    connection.execute(
+        "UPDATE metrics SET value = 0.975, ci_low = 0.93, ci_high = 0.99 "
+        "WHERE cell_id = 'transformer-oracle-5' AND metric = 'exact_match'"
+    )
+    answer = answer_of(read_results(connection, RUN), "open_book")
+    assert answer is not None
+    assert answer.sentences[0].startswith(
+        "With the gold passage given (oracle, k = 5), exact match is 97.5% [93.0,\u00a099.0] for transformer, "
+    )
+    assert "Without passages it is" in answer.sentences[0]
+    assert [row.label for row in answer.rows][:3] == ["no passages", "bm25, k = 1", "bm25, k = 3"]
+    assert answer.models == ("transformer", "mamba", "mamba2")
+
+
+def test_overlapping_intervals_are_said_to_separate_nothing(filled: Filled) -> None:
+    connection = filled(count=12)
+    connection.execute("UPDATE metrics SET value = 0.5, ci_low = 0.3, ci_high = 0.7")
+    answer = answer_of(read_results(connection, RUN), "open_book")
+    assert answer and "the run does not separate them" in answer.sentences[-1]
+    assert not any(cell.best for row in answer.rows for cell in row.cells if cell)
+
+    connection.execute("UPDATE metrics SET value = 0.9, ci_low = 0.8, ci_high = 1 WHERE cell_id = 'mamba-bm25-5'")
+    answer = answer_of(read_results(connection, RUN), "open_book")
+    assert answer and "mamba ahead of transformer in 1 and mamba ahead of mamba2 in 1" in answer.sentences[-1]
+    best = [(row.label, at) for row in answer.rows for at, cell in enumerate(row.cells) if cell and cell.best]
+    assert best == [("bm25, k = 5", 1)]
+
+
+def test_a_sweep_without_retrieval_gets_its_own_figures(filled: Filled) -> None:
+    connection = filled(count=12)
+    connection.execute("DELETE FROM cells WHERE NOT contains(cell_id, '-bm25-')")
+    connection.execute("DELETE FROM retrievals")
+    connection.execute("DELETE FROM metrics WHERE NOT starts_with(metric, 'exact')")
+    shots = """json_object('tasks.open_book.prompt.shots', params -> '$."tasks.open_book.retrieval.k"')"""
+    connection.execute(f"UPDATE cells SET params = {shots}")
+    results = read_results(connection, RUN)
+    figures = figures_of(results, "open_book", gold_places(connection, RUN, results.main["open_book"]))
+    assert [figure.name for figure in figures] == ["open_book-by-shots"]
+    assert {row[1] for row in figures[0].rows} == {"1", "3", "5", "10"}
+
+    connection.execute("UPDATE cells SET params = json_object('tasks.open_book.prompt.template', cell_id)")
+    results = read_results(connection, RUN)
+    figures = figures_of(results, "open_book", [])
+    assert [figure.name for figure in figures] == ["open_book-conditions"]
+    answer = answer_of(results, "open_book")
+    assert answer and answer.sentences[0].startswith("Exact match ranges: transformer from ")
+
+
+def test_gold_places_agree_with_a_count_by_hand(filled: Filled) -> None:
+    connection = filled(count=30)
+    main = read_results(connection, RUN).main["open_book"]
+    found = {(p.cell_id, p.place): (p.n, p.value) for p in gold_places(connection, RUN, main)}
+    ranks = dict(
+        connection.execute(
+            "SELECT sample_id, rank FROM retrievals WHERE cell_id = 'mamba-bm25-3' AND relevant"
+        ).fetchall()
+    )
+    values = dict(
+        connection.execute(
+            "SELECT sample_id, value FROM scores WHERE cell_id = 'mamba-bm25-3' AND metric = 'exact_match'"
+        ).fetchall()
+    )
+    for place in (1, 2, 3, None):
+        here = [value for sample, value in values.items() if ranks.get(sample) == place]
+        if here:
+            assert found["mamba-bm25-3", place] == (len(here), pytest.approx(sum(here) / len(here)))
+    assert not any(cell.endswith("none-0") for cell, _ in found)
+
+
+def test_the_queries_on_the_page_give_the_numbers_on_the_page(filled: Filled) -> None:
+    connection = filled(count=12)
+    results = read_results(connection, RUN)
+    (_, metrics), (_, costs), (_, places) = queries(results)
+    assert len(connection.execute(metrics).fetchall()) == len(results.estimates)
+    assert {row[0] for row in connection.execute(costs).fetchall()} == set(results.models)
+    assert len(connection.execute(places).fetchall()) == len(gold_places(connection, RUN, results.main["open_book"]))
+
+
+def test_beyond_two_thousand_samples_a_part_is_chosen_and_the_page_says_so(filled: Filled, tmp_path: Path) -> None:
+    connection = filled()
+    results = read_results(connection, RUN)
+    chosen = samples_of(connection, results)
+    assert chosen.total == 6120 and 1900 < chosen.shown <= 2000
+    per_cell: dict[int, list[bool]] = {}
+    for sample in chosen.payload["samples"]:
+        per_cell.setdefault(sample["cell"], []).append(bool(sample.get("failed")))
+    assert len(per_cell) == 51 and {len(found) for found in per_cell.values()} == {2000 // 51}
+    for cell, found in zip(results.cells, (per_cell[at] for at in range(51)), strict=True):
+        right = connection.execute(
+            "SELECT count(*) FROM scores WHERE cell_id = ? AND metric = 'exact_match' AND value >= 0.5", [cell.cell_id]
+        ).fetchall()[0][0]
+        assert sum(found) == min(120 - right, max(len(found) - len(found) // 4, len(found) - right))
+    assert samples_of(connection, results).payload == chosen.payload
+    text = render(connection, RUN, tmp_path).read_text(encoding="utf-8")
+    assert f"{chosen.shown:,} of 6,120 samples are in this page" in text
+    assert len(text.encode()) < 3_000_000
+
+
+def test_very_long_prompts_make_the_part_smaller(filled: Filled) -> None:
+    connection = filled(count=12)
+    connection.execute("UPDATE samples SET prompt = repeat(prompt, 1 + 150000 // length(prompt))")
+    chosen = samples_of(connection, read_results(connection, RUN))
+    assert 51 <= chosen.shown < 612
+
+
+def test_prompts_survive_being_stored_by_their_shared_starts() -> None:
+    texts = sorted(["", "abc", "abd", "ab𝄞c", "ab𝄞d", "ab𝄞d and more", "é"])
+    rebuilt, before = [], b""
+    for units, rest in shared_starts(texts):
+        before = before[: 2 * units] + rest.encode("utf-16-le")
+        rebuilt.append(before.decode("utf-16-le"))
+    assert rebuilt == texts
+
+
+def test_an_unfinished_run_and_failed_samples_are_said_at_the_top(filled: Filled, tmp_path: Path) -> None:
+    connection = filled(count=12, status="interrupted")
+    connection.execute("DELETE FROM metrics")
+    connection.execute("UPDATE samples SET error = 'out of memory' WHERE cell_id = 'mamba-none-0'")
+    text = render(connection, RUN, tmp_path).read_text(encoding="utf-8")
+    head = text[text.index("<header>") : text.index("</header>")]
+    assert "This run is interrupted." in head
+    assert "12 of 612 samples failed" in head
+    assert "No aggregate is stored yet." in text
+
+
+def test_a_run_that_is_not_there_is_named_with_the_nearest_one(filled: Filled, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"no run `r-20261122-0931`. Did you mean `r-20261122-0930`\?"):
+        render(filled(count=12), "r-20261122-0931", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_numbers_that_json_has_no_word_for_leave_the_page_readable(filled: Filled, tmp_path: Path) -> None:
+    connection = filled(count=12)
+    connection.execute("UPDATE metrics SET value = 'inf' WHERE cell_id = 'mamba-none-0'")
+    connection.execute("UPDATE metrics SET value = 'nan', ci_low = 'nan' WHERE cell_id = 'mamba-bm25-1'")
+    connection.execute("UPDATE scores SET value = '-inf' WHERE cell_id = 'mamba-none-0'")
+    text = render(connection, RUN, tmp_path).read_text(encoding="utf-8")
+    for block in re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', text, re.DOTALL):
+        json.loads(block, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+
+
+def test_the_page_holds_the_spec_and_where_the_numbers_come_from(filled: Filled, tmp_path: Path) -> None:
+    path = render(filled(count=12), RUN, tmp_path)
+    assert path == tmp_path / f"rag-{RUN}.html"
+    text = path.read_text(encoding="utf-8")
+    for said in ("p-3f1c9a5e20", "166f97c", "torch 2.13.0", "retriever: [bm25, dense, fusion, oracle]", "sha256:"):
+        assert said in text
+    assert "Do state-space models read what a retriever finds?" in text
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_index_lists_runs_newest_first_and_links_only_pages_that_exist(filled: Filled, tmp_path: Path) -> None:
+    connection = filled(count=12)
+    connection.execute(
+        "INSERT INTO runs (run_id, spec_name, spec, status, started_at) "
+        "VALUES ('r-later', 'later', '', 'running', TIMESTAMP '2026-12-01 08:00:00')"
+    )
+    page = render(connection, RUN, tmp_path)
+    text = render_index(connection, tmp_path).read_text(encoding="utf-8")
+    assert text.index("r-later") < text.index(RUN)
+    assert f'<a href="{page.name}">rag</a>' in text
+    assert text.count("<a href") == 1
+    assert "exact match" in text
+
+
+def test_short_names_tell_swept_keys_apart() -> None:
+    paths = ["tasks.qa.retrieval.k", "tasks.qa.retrieval.seed", "tasks.qa.decode.seed", "models.mamba.dtype"]
+    assert list(short_names(paths).values()) == ["k", "retrieval.seed", "decode.seed", "dtype"]
+    condition = condition_of({"tasks.qa.retrieval.k": 5, "tasks.qa.retrieval.retriever": "bm25"},
+                             {"tasks.qa.retrieval.k": "k", "tasks.qa.retrieval.retriever": "retriever"})  # fmt: skip
+    assert condition.label == "bm25, k = 5"
+
+
+def test_wilson_intervals_equal_those_of_scipy() -> None:
+    from scipy.stats import binomtest
+
+    for successes, n in ((0, 10), (3, 17), (119, 120), (120, 120)):
+        expected = binomtest(successes, n).proportion_ci(method="wilson")
+        assert wilson(successes / n, n) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+def test_bins_of_places_cover_each_place_once() -> None:
+    assert place_bins(10) == [("1", 1, 1), ("2", 2, 2), ("3", 3, 3), ("4–5", 4, 5), ("6–10", 6, 10)]
+    for deepest in range(1, 60):
+        covered = [place for _, low, high in place_bins(deepest) for place in range(low, high + 1)]
+        assert covered == list(range(1, deepest + 1))
