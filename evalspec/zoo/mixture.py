@@ -9,6 +9,7 @@ them.
     records     key-value lists and queries of them
     labels      words under label words whose meaning is new in each document
     arithmetic  a dial, its turns, and where it stands, with or without written steps
+    echo        a primer, much of it early and little later: records that come again
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ from evalspec.data.worlds.pairs import draw_pairs
 from evalspec.zoo.tokenizer import BOS, EOS, encode_words, vocabulary
 
 MARK = 0x8000  # the bit of a token that carries the loss
-SHARES = {"rag": 0.5, "records": 0.19, "labels": 0.11, "arithmetic": 0.2}
+SHARES = {"rag": 0.5, "records": 0.2, "labels": 0.12, "arithmetic": 0.18}
+TASKS = tuple(SHARES)
+PRIMER = 0.3  # share of the primer `echo` at first; it falls to a tenth of that as difficulty grows
 UNKNOWN = "unknown"  # the answer when no passage holds it
 
 INSTRUCTIONS = {
@@ -36,6 +39,7 @@ INSTRUCTIONS = {
     "labels": ("Choose the label of each word.", "Sort the words by their category."),
     "arithmetic": ("Think in steps.", "Follow the dial."),
 }  # fmt: skip
+EASY = 0.3  # difficulty below which every question is asked in two wordings
 BULLETS = ("- ", "", "Passage: ", "* ")
 
 
@@ -73,27 +77,30 @@ def draw_sequence(
     `difficulty` in (0, 1] scales how many passages, records and turns there are; `task` fixes the task.
     """
     rng = stream("zoo", seed, number)
-    drawn = rng.random()
-    if task is None:
-        for task, share in SHARES.items():  # noqa: B007
-            drawn -= share
-            if drawn < 0:
-                break
-    assert task is not None
+    drawn, chosen = rng.random(), task
+    if chosen is None:
+        echo = PRIMER * (1.0 - 0.9 * difficulty)
+        chosen, drawn = "echo", drawn - echo
+        for name, share in SHARES.items():
+            if drawn >= 0:
+                chosen, drawn = name, drawn - share * (1.0 - echo)
     page = Page(length)
     if rng.random() < 0.2:
         page.special(BOS)
     while not page.full:
-        if rng.random() < 0.12:
-            page.write(pick(rng, INSTRUCTIONS[task]) + "\n\n")
-        DOCUMENTS[task](rng, page, difficulty)
+        if chosen != "echo" and rng.random() < 0.12:
+            page.write(pick(rng, INSTRUCTIONS[chosen]) + "\n\n")
+        DOCUMENTS[chosen](rng, page, difficulty)
         page.special(EOS)
     return np.array(page.tokens[:length], dtype=np.uint16)
 
 
 def rag_document(rng: Random, page: Page, difficulty: float) -> None:
     """Blocks of passages and questions about one world."""
-    world = draw_world(rng, people=between(rng, 12, 40), towns=between(rng, 4, 12), things=between(rng, 4, 20))
+    people, others = max(4, round(40 * difficulty)), max(3, round(12 * difficulty))
+    world = draw_world(
+        rng, people=between(rng, people // 3 + 1, people), towns=between(rng, 2, others), things=between(rng, 2, others)
+    )
     closed = rng.random() < 0.05
     bullet = BULLETS[0] if rng.random() < 0.85 else pick(rng, BULLETS)
     k = draw_k(rng, difficulty)
@@ -123,17 +130,18 @@ def rag_document(rng: Random, page: Page, difficulty: float) -> None:
         page.write("".join(f"{bullet}{fact.text}\n" for fact in shuffled(rng, shown)))
         # Further questions are about the distractors, which are near misses of each other.
         asked = [gold, *shuffled(rng, [fact for fact in shown if fact != gold], between(rng, 1, 5) if several else 0)]
-        for fact in shuffled(rng, asked):
+        for fact in shuffled(rng, asked * (2 if difficulty < EASY else 1)):
             page.write(f"Question: {fact.question(between(rng, 0, 59))}\nAnswer:")
             page.answer(fact.value if fact in shown else UNKNOWN)
         page.write("\n")
 
 
 def draw_k(rng: Random, difficulty: float) -> int:
-    """How many passages a block has: 1 to 20, most often up to 10; in easy sequences 2 at least, so that there is a choice."""
+    """How many passages a block has: 1 to 20, most often up to 10; 2 at least while it is easy, so that there is a choice."""
     u = rng.random()
     low, high = (1, 5) if u < 0.4 else (5, 10) if u < 0.85 else (11, 20)
-    return max(1 if difficulty == 1 else 2, round(between(rng, low, high) * difficulty))
+    k = between(rng, low, high)
+    return k if difficulty == 1 else 2 + round((k - 1) * difficulty) - (rng.random() < 0.3 * difficulty)
 
 
 def retrieved(rng: Random, world: World, gold: Fact, count: int) -> list[Fact]:
@@ -175,7 +183,8 @@ def records_document(rng: Random, page: Page, difficulty: float) -> None:
         n = round(2 * (1 + 19 * difficulty) ** rng.random())
         pairs = draw_pairs(rng, n)
         page.write("Records:\n" + "".join(f"{key}: {value}\n" for key, value in pairs))
-        for key, value in shuffled(rng, pairs, 1 if rng.random() < 0.3 else between(rng, 2, 12)):
+        queries = between(rng, 2, 12) if rng.random() < 0.7 or difficulty < EASY else 1
+        for key, value in shuffled(rng, pairs, queries):
             page.write(f"Key: {key}\nValue:")
             page.answer(value)
         page.write("\n")
@@ -183,7 +192,7 @@ def records_document(rng: Random, page: Page, difficulty: float) -> None:
 
 def labels_document(rng: Random, page: Page, difficulty: float) -> None:
     """Up to 40 examples of 2 to 6 categories. An example counts once its category has been shown."""
-    categories = shuffled(rng, list(lexicon.CATEGORIES), between(rng, 2, 6))
+    categories = shuffled(rng, list(lexicon.CATEGORIES), between(rng, 2, max(2, round(6 * difficulty))))
     label = dict(zip(categories, shuffled(rng, lexicon.LABELS, len(categories)), strict=True))
     shown: set[str] = set()
     for _ in range(between(rng, 4, 40)):
@@ -214,9 +223,26 @@ def arithmetic_document(rng: Random, page: Page, difficulty: float) -> None:
             return
 
 
+def echo_document(rng: Random, page: Page, difficulty: float) -> None:
+    """The primer: records that come again and again, their values marked from the second time on.
+
+    A quarter of its tokens carry loss, all for finding an earlier key. Without it the search for the context's own facts starts
+    late or never: single answers give too little signal to leave the plateau of guessing among the values in sight.
+    """
+    pairs = draw_pairs(rng, between(rng, 2, 4 + round(28 * difficulty)))
+    seen: set[str] = set()
+    page.write("Records:\n")
+    while not page.full:
+        key, value = pick(rng, pairs)
+        page.write(f"{key}:")
+        page.answer(value, marked=key in seen)
+        seen.add(key)
+
+
 DOCUMENTS: dict[str, Callable[[Random, Page, float], None]] = {
     "rag": rag_document,
     "records": records_document,
     "labels": labels_document,
     "arithmetic": arithmetic_document,
+    "echo": echo_document,
 }

@@ -18,12 +18,15 @@ from numpy.typing import NDArray
 from evalspec.zoo.mixture import draw_sequence
 
 PIECE = 1024  # sequences that a process draws at a time
-CURRICULUM = 0.25  # the part of the budget over which sequences grow to full size
+FLAT, GROWN = 0.08, 0.35  # parts of the budget: sequences are easy until the first, and of full size from the second on
 
 
 def difficulty_at(progress: float) -> float:
-    """Difficulty after a part of the budget in [0, 1]: from a tenth to full size over the first quarter."""
-    return min(1.0, 0.1 + 0.9 * progress / CURRICULUM)
+    """Difficulty after a part of the budget in [0, 1]: a tenth, then growing to 1.
+
+    The flat part gives the circuits that search the context the time to form where there is little to choose from.
+    """
+    return min(1.0, 0.1 + 0.9 * max(0.0, progress - FLAT) / (GROWN - FLAT))
 
 
 def draw_piece(start: int, *, seed: str, count: int, length: int) -> NDArray[np.uint16]:

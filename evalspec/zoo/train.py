@@ -24,10 +24,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from evalspec.zoo.architectures import FAMILIES, TRAINED_LENGTH, build, hidden_of, layers_of, without_decay
-from evalspec.zoo.mixture import MARK, SHARES
+from evalspec.zoo.mixture import MARK, TASKS
 from evalspec.zoo.sequences import held_out, pieces, read_sequences, write_sequences
 
-OTHER = 0.03  # weight in the loss of tokens that are no answer
+OTHER = 0.02  # weight in the loss of tokens that are no answer
 WARMUP = 300  # steps
 FLOOR = 0.05  # of the peak learning rate, at the end
 
@@ -56,7 +56,7 @@ def main() -> None:
     train(
         arguments.family,
         read_sequences(data, TRAINED_LENGTH + 1)[: arguments.sequences],
-        {task: held_out(task, arguments.held_out, TRAINED_LENGTH + 1) for task in SHARES},
+        {task: held_out(task, arguments.held_out, TRAINED_LENGTH + 1) for task in TASKS},
         learning_rate=arguments.learning_rate,
         batch=arguments.batch,
         seed=arguments.seed,
@@ -106,7 +106,8 @@ def train(
         ids, weight = split_marks(data[step * batch : (step + 1) * batch])
         losses, _ = judge(ids)
         weight = torch.where(weight, 1.0, OTHER)
-        loss = (losses * weight).sum() / weight.sum()
+        # A mean over each sequence first, so that tasks count by their share and not by how many tokens they mark.
+        loss = ((losses * weight).sum(1) / weight.sum(1)).mean()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -9,7 +9,10 @@ from evalspec.data.worlds.lexicon import KEYS
 
 
 def draw_pairs(rng: Random, n: int) -> list[tuple[str, str]]:
-    """`n` keys, all different, each with a value. No key is also a value, so that a key is seen once."""
+    """`n` keys and their values, all different, and no key is also a value, so that each is seen once in the list.
+
+    Where there are too few words for that, several keys share a value.
+    """
     words = shuffled(rng, KEYS, min(2 * n, len(KEYS)))
-    values = words[n:]
-    return [(key, pick(rng, values)) for key in words[:n]]
+    keys, values = words[:n], words[n:]
+    return list(zip(keys, values if len(values) == n else [pick(rng, values) for _ in keys], strict=True))
