@@ -7,7 +7,8 @@ Each says what is wrong, where, and what to do; none of them reaches a user as a
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 
@@ -73,6 +74,17 @@ class RunError(EvalspecError):
     """Something struck in the middle of a run; what was finished before is kept."""
 
     exit_code = 1
+
+
+@contextmanager
+def located(where: str) -> Iterator[None]:
+    """Put the key of the spec in front of an error that comes from within and does not name it yet."""
+    try:
+        yield
+    except EvalspecError as error:
+        if str(error).startswith("tasks."):
+            raise
+        raise type(error)(f"{where}: {error}") from None
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

@@ -79,8 +79,10 @@ class ForkingBackend(Protocol):
 
     name: str
     version: str
-    identity: tuple[str, ...]
-    """Everything about it that can change a result: name, version, precision, kind of device."""
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """Everything about it that can change a result: name, version, precision, kind of device."""
+        ...
 
     def extend(self, spans: Sequence[Span]) -> Sequence[Extended]:
         """Feed each span from its parent's state. The parents stay usable. Results in the order of the spans."""
@@ -127,7 +129,10 @@ class Engine(Protocol):
 
     name: str
     version: str
-    identity: tuple[str, ...]
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """Everything about it that can change a result."""
+        ...
 
     def complete(self, forest: Forest) -> Iterator[Result]:
         """Answer every request of the forest, in any order."""

@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Any
 
 from evalspec.data.rows import Rows, load_rows
-from evalspec.errors import EvalspecError, PromptError
+from evalspec.errors import PromptError, located
 from evalspec.models.card import Model, cache_folder, find_model
 from evalspec.plan.forest import Decoding, Forest, Request, build_forest
 from evalspec.prompting.drafts import Chat, Draft, Source, Templates, draft_task
@@ -129,10 +129,8 @@ class _Compiler:
         return self.drafts[key][0]
 
     def _at(self, where: str, block: DataBlock | None) -> Rows | None:
-        try:
+        with located(where):
             return self.load(block)
-        except EvalspecError as error:
-            raise type(error)(f"{where}: {error}") from None
 
     def model_plan(self, cells: Sequence[Cell]) -> ModelPlan:
         model = find_model(cells[0].model_name, cells[0].model, self.root)
@@ -142,10 +140,8 @@ class _Compiler:
         known: dict[tuple[object, ...], Request] = {}
         for cell in cells:
             drafts = self.drafts_of(cell, chat, model.name)
-            try:
+            with located(f"tasks.{cell.task_name}"):
                 samples += _samples(cell, drafts, model, known)
-            except PromptError as error:
-                raise PromptError(f"tasks.{cell.task_name}: {error}") from None
         return ModelPlan(model, tuple(cells), tuple(samples))
 
 

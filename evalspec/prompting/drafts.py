@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from evalspec.data.rows import Row, Rows
-from evalspec.errors import PromptError
+from evalspec.errors import PromptError, located
 from evalspec.prompting.shots import choose_shots, split_pool
 from evalspec.prompting.templates import Template, compile_template, constant
 from evalspec.retrieval import Hit, Passage, retrieve
@@ -189,17 +189,18 @@ def draft_task(
         return answers[row.id]
 
     chosen: list[list[tuple[Row, ...]]] = []
-    for draw in range(shots.draws if shots else 1):
-        chosen.append(
-            choose_shots(
-                shots or ShotsBlock(),
-                pool,
-                samples,
-                draw=draw,
-                label=lambda row: templates.label.render(row.values) if templates.label else answer(row).targets[0],
-                query=lambda row: _shot_query(templates, row),
+    with located(f"{where}.prompt.shots"):
+        for draw in range(shots.draws if shots else 1):
+            chosen.append(
+                choose_shots(
+                    shots or ShotsBlock(),
+                    pool,
+                    samples,
+                    draw=draw,
+                    label=lambda row: templates.label.render(row.values) if templates.label else answer(row).targets[0],
+                    query=lambda row: _shot_query(templates, row),
+                )
             )
-        )
     shown = {row.id: row for row in samples} | {row.id: row for draw in chosen for some in draw for row in some}
     hits, gold = _passages(name, task, templates, source, list(shown.values()), cache)
 
@@ -251,10 +252,10 @@ def _passages(
     queries = [templates.query.render(row.values) for row in rows] if templates.query else []
     corpus = source.corpus.rows if source.corpus else ()
     render = templates.passage.render if templates.passage else str
-    found = retrieve(
-        block, [Passage(row.id, render(row.values)) for row in corpus], queries, gold, [row.id for row in rows], cache
-    )
+    passages = [Passage(row.id, render(row.values)) for row in corpus]
     ids = [row.id for row in rows]
+    with located(f"tasks.{name}.retrieval"):
+        found = retrieve(block, passages, queries, gold, ids, cache)
     return dict(zip(ids, found, strict=True)), dict(zip(ids, gold, strict=True)) if gold else {}
 
 

@@ -70,7 +70,7 @@ def choose_shots(
     available = len(pool) - (1 if shared else 0)
     if available < block.n:
         raise PromptError(
-            f"prompt.shots: {block.n} shots are asked for but the pool has {available} rows; "
+            f"{block.n} shots are asked for but the pool has {available} rows; "
             "lower `n`, raise `pool`, give more rows, or name other rows under `shots.data`"
         )
 
@@ -98,4 +98,11 @@ def _nearest(
     from evalspec.retrieval import search
 
     found = search("bm25", [Passage(row.id, query(row)) for row in pool], [query(row) for row in samples], block.n + 1)
-    return [[pool[index] for index, _ in hits] for hits in found]
+    rest = _hashed(pool, block.seed)
+    ordered = []
+    for hits in found:
+        # Rows that share no word with the sample have no rank; they follow in the pool's hashed order.
+        near = [pool[index] for index, _ in hits]
+        ranked = {row.id for row in near}
+        ordered.append(near + [row for row in rest if row.id not in ranked])
+    return ordered

@@ -159,7 +159,6 @@ def retrieval_rows(sample: Sample) -> Iterator[Row]:
             "rank": hit.rank,
             "passage_id": hit.passage.id,
             "text": hit.passage.text,
-            "text": hit.passage.text,
             "score": hit.score,
             "relevant": hit.relevant,
         }

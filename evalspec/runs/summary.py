@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from evalspec.errors import StoreError, suggest
 from evalspec.runs.run import Finished
+from evalspec.spec.needs import METRICS as DECLARED
 from evalspec.store import Store
 from evalspec.tabular import table
 
@@ -54,21 +59,43 @@ def _condition(params: Any) -> str:
     return " ".join(f"{path.rsplit('.', 1)[-1]}={value}" for path, value in values.items())
 
 
-def _metrics_text(store: Store, run_id: str, title: str) -> str:
+def _metrics_text(store: Store, run_id: str, title: str, only: Collection[str] | None = None) -> str:
+    """Metrics by condition, one column a model; `only` names the metrics to show."""
     with store.connect() as connection:
         rows = connection.execute(METRICS, [run_id]).fetchall()
     models = list(dict.fromkeys(model for model, *_ in rows))
     grouped: dict[tuple[str, str, str], dict[str, str]] = {}
     for model, task, params, metric, value, low, high, _ in rows:
-        shown = "" if value is None else f"{value:.3f}" + ("" if low is None else f" [{low:.3f}, {high:.3f}]")
-        grouped.setdefault((metric, task, _condition(params)), {})[model] = shown
-    lines = [[*key, *(found.get(model, "") for model in models)] for key, found in grouped.items()]
+        if only is None or metric in only:
+            shown = "" if value is None else f"{value:.3f}" + ("" if low is None else f" [{low:.3f}, {high:.3f}]")
+            grouped.setdefault((metric, task, _condition(params)), {})[model] = shown
+    ordered = sorted(grouped.items(), key=lambda item: [_natural(part) for part in item[0]])
+    lines = [[*key, *(found.get(model, "") for model in models)] for key, found in ordered]
     return table(["metric", "task", "condition", *models], lines, title)
+
+
+def _natural(text: str) -> list[tuple[int, str]]:
+    """A sorting key by which k=3 stands before k=10."""
+    parts = re.split(r"(\d+)", text)
+    return [(int(part), "") if part.isdigit() else (0, part) for part in parts]
+
+
+def _main_metrics(store: Store, run_id: str) -> list[str]:
+    """The first metric of each task that judges answers, as the spec lists them."""
+    with store.connect() as connection:
+        found = connection.execute("SELECT spec FROM runs WHERE run_id = ?", [run_id]).fetchone()
+    tasks = (yaml.safe_load(found[0]) if found else {}).get("tasks") or {}
+    names = []
+    for task in tasks.values():
+        listed = [m if isinstance(m, str) else m.get("metric", "") for m in task.get("metrics") or ()]
+        names += [name for name in listed if name not in DECLARED or DECLARED[name].evidence != "retrieval"][:1]
+    return names
 
 
 def finished_table(finished: Finished, store: Store) -> str:
     """What a run came to: its metrics with 95 % intervals, what it cost, where the report is."""
-    text = _metrics_text(store, finished.run_id, f"run {finished.run_id}: {finished.status} (95 % intervals)")
+    title = f"run {finished.run_id}: {finished.status} (95 % intervals; `evalspec show` has every metric)"
+    text = _metrics_text(store, finished.run_id, title, _main_metrics(store, finished.run_id) or None)
     counts = f"{finished.samples:,} samples: {finished.computed:,} computed now"
     if finished.cached:
         counts += f", {finished.cached:,} taken from earlier runs"

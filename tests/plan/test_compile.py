@@ -1,0 +1,177 @@
+"""The plan is deterministic, exact, and changes whenever what it asks changes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evalspec.errors import EvalspecError, PromptError
+from evalspec.plan.compile import Plan, compile_plan
+from evalspec.plan.price import plan_json, plan_table
+from evalspec.spec import load
+
+ROWS = [
+    {"id": f"q{number}", "question": f"Who is number {number}?", "answer": "Anna", "gold": [f"p{number}"]}
+    for number in range(40)
+]
+PASSAGES = [{"id": f"p{number}", "text": f"Number {number} is Anna."} for number in range(40)]
+
+
+def project(
+    folder: Path, rows: list[dict[str, Any]] = ROWS, template: str = "Question: {{ question }}\nAnswer:"
+) -> Path:
+    (folder / "prompts").mkdir(parents=True, exist_ok=True)
+    (folder / "prompts" / "ask.jinja").write_text(
+        "{% for p in passages %}\n- {{ p.text }}\n{% endfor %}\n" + template + "\n"
+    )
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "passages.jsonl").write_text("".join(json.dumps(row) + "\n" for row in PASSAGES))
+    return folder
+
+
+def spec(**changes: Any) -> dict[str, Any]:
+    task: dict[str, Any] = {
+        "data": {"file": "rows.jsonl"},
+        "prompt": {"template": "prompts/ask.jinja", "target": "{{ answer }}", "shots": 2},
+        "retrieval": {"corpus": {"file": "passages.jsonl"}, "gold": "{{ gold }}", "retriever": "bm25", "k": 3},
+        "decode": {"max_tokens": 4, "stop": ["\n"]},
+        "metrics": ["exact_match", "recall"],
+    }
+    for path, value in changes.items():
+        *above, last = path.split("__")
+        place = task
+        for name in above:
+            place = place[name]
+        place[last] = value
+    return {
+        "name": "test",
+        "models": {"mamba": {"weights": "zoo/mamba"}, "transformer": {"weights": "zoo/transformer"}},
+        "tasks": {"ask": task},
+        "sweep": {"tasks.ask.retrieval": [{"retriever": "none"}, {"retriever": ["bm25", "oracle"], "k": [1, 3]}]},
+    }
+
+
+def compiled(folder: Path, **changes: Any) -> Plan:
+    return compile_plan(load(spec(**changes), root=folder))
+
+
+def test_the_same_spec_has_the_same_plan_wherever_it_stands(tmp_path: Path) -> None:
+    first, second = project(tmp_path / "a"), project(tmp_path / "b")
+    assert compiled(first).plan_id == compiled(first).plan_id == compiled(second).plan_id
+
+
+def test_one_character_of_a_template_a_seed_or_a_row_makes_another_plan(tmp_path: Path) -> None:
+    base = compiled(project(tmp_path / "a")).plan_id
+    changed = [{**ROWS[0], "answer": "Anne"}, *ROWS[1:]]
+    others = [
+        compiled(project(tmp_path / "b", template="Question: {{ question }}\nAnswer: ")).plan_id,
+        compiled(project(tmp_path / "c", rows=changed)).plan_id,
+        compiled(tmp_path / "a", prompt__shots={"n": 2, "seed": 1}).plan_id,
+        compiled(tmp_path / "a", decode__max_tokens=5).plan_id,
+        compiled(tmp_path / "a", metrics=["exact_match"]).plan_id,
+    ]
+    assert len({base, *others}) == 6
+
+
+def test_the_contracts_keys_are_there_and_the_tokens_are_exact(tmp_path: Path) -> None:
+    plan = compiled(project(tmp_path))
+    shown = plan_json(plan)
+    assert {"plan_id", "cells", "models"} <= set(shown)
+    assert {"cell_id", "model", "task", "params", "samples", "requests"} <= set(shown["cells"][0])
+    for part, entry in zip(plan.models, shown["models"], strict=True):
+        assert {"prompt_tokens", "distinct_tokens", "sharing", "flops", "seconds", "fits"} <= set(entry)
+        fed = [tuple(request.tokens.tolist()) for sample in part.samples for request in sample.requests]
+        assert entry["prompt_tokens"] == sum(map(len, fed))
+        assert entry["distinct_tokens"] == len({tokens[: n + 1] for tokens in fed for n in range(len(tokens))})
+        assert entry["sharing"] == entry["prompt_tokens"] / entry["distinct_tokens"] > 1
+    assert json.loads(json.dumps(shown)) == shown
+    assert "retriever=none" in plan_table(plan)
+
+
+def test_retriever_none_is_one_cell_a_model(tmp_path: Path) -> None:
+    plan = compiled(project(tmp_path))
+    none = [c for c in plan.cells if c.params.get("tasks.ask.retrieval.retriever") == "none"]
+    assert sorted(cell.model_name for cell in none) == ["mamba", "transformer"]
+    assert len(plan.cells) == 2 * (1 + 2 * 2)
+
+
+def test_shots_carry_passages_of_their_own_by_the_cells_retriever(tmp_path: Path) -> None:
+    plan = compiled(project(tmp_path))
+    for sample in plan.models[0].samples:
+        k = sample.cell.task.retrieval.k if sample.cell.task.retrieval else 0
+        if sample.cell.params["tasks.ask.retrieval.retriever"] == "none":
+            assert "- Number" not in sample.draft.prompt
+        else:
+            assert sample.draft.prompt.count("- Number") == 3 * k
+        assert len(sample.draft.shot_ids) == 2
+        assert sample.draft.sample_id not in sample.draft.shot_ids
+
+
+def test_every_number_of_shots_is_evaluated_on_the_same_samples(tmp_path: Path) -> None:
+    project(tmp_path)
+    ids = []
+    for shots in (0, 1, 4):
+        plan = compiled(tmp_path, prompt__shots=shots)
+        ids.append([sample.draft.sample_id for sample in plan.models[0].samples])
+    assert ids[0] == ids[1] == ids[2]
+
+
+def test_choices_share_their_question_and_a_target_may_be_text_or_index(tmp_path: Path) -> None:
+    rows = [
+        {"id": str(n), "q": f"Pick {n}", "options": ["one", "two", "three"], "right": "two", "place": 1}
+        for n in range(6)
+    ]
+    project(tmp_path, rows)
+    for target in ("{{ right }}", "{{ place }}"):
+        task = {
+            "data": {"file": "rows.jsonl"},
+            "prompt": {"template": "{{ q }}:", "target": target, "choices": "{{ options }}"},
+            "metrics": ["accuracy"],
+        }
+        loaded = load({"name": "c", "models": {"m": {"weights": "zoo/mamba"}}, "tasks": {"t": task}}, root=tmp_path)
+        [part] = compile_plan(loaded).models
+        assert all(sample.draft.gold_choices == {1} and len(sample.requests) == 3 for sample in part.samples)
+        # The three continuations differ only in tokens that are never fed, so all feed the same question.
+        assert part.forest.distinct_tokens < part.forest.prompt_tokens
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompt__template": "{{ questoin }}"}, "Did you mean `question`"),
+        ({"prompt__shots": 30}, "30 shots are asked for but the pool has"),
+        ({"retrieval__corpus": {"file": "passages.jsonl", "id": "name"}}, "name"),
+        ({"retrieval__gold": "{{ question }}"}, "gold ids are in no passage"),
+        ({"prompt__target": "{{ nothing }}"}, "nothing"),
+        ({"decode__max_tokens": 9000}, "max_tokens"),
+    ],
+)
+def test_bad_input_is_named_with_its_place(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    project(tmp_path)
+    with pytest.raises(EvalspecError, match=message) as caught:
+        compiled(tmp_path, **changes)
+    assert "tasks.ask" in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_a_retriever_without_a_corpus_says_so(tmp_path: Path) -> None:
+    project(tmp_path)
+    asked = spec()
+    del asked["tasks"]["ask"]["retrieval"]["corpus"]
+    with pytest.raises(EvalspecError, match="corpus"):
+        compile_plan(load(asked, root=tmp_path))
+
+
+def test_a_prompt_that_does_not_fit_is_cut_and_counted_or_refused(tmp_path: Path) -> None:
+    project(tmp_path)
+    asked = spec()
+    asked["models"] = {"transformer": {"weights": "zoo/transformer", "max_length": 30}}
+    [part] = compile_plan(load(asked, root=tmp_path)).models
+    assert any(sample.truncated_tokens for sample in part.samples)
+    assert max(len(request.tokens) for request in part.forest.requests) == 26
+    asked["tasks"]["ask"]["prompt"]["overflow"] = "error"
+    with pytest.raises(PromptError, match="longer than the 30 that model transformer holds"):
+        compile_plan(load(asked, root=tmp_path))

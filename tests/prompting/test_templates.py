@@ -1,0 +1,70 @@
+"""Templates see values and reach no code; what they lack is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from evalspec.errors import PromptError
+from evalspec.prompting.templates import compile_template, constant
+
+ROOT = Path()
+
+
+def test_a_missing_column_is_named_with_its_nearest_and_with_what_the_row_has() -> None:
+    template = compile_template("{{ questoin }}", ROOT, "tasks.t.prompt.template")
+    with pytest.raises(PromptError, match=r"tasks\.t\.prompt\.template.*'questoin'.*Did you mean `question`.*`answer`"):
+        template.render({"question": "q", "answer": "a"})
+
+
+def test_a_single_expression_keeps_its_type() -> None:
+    assert compile_template("{{ ids }}", ROOT, "x").evaluate({"ids": ["a", "b"]}) == ["a", "b"]
+    assert compile_template("{{ n + 1 }}", ROOT, "x").evaluate({"n": 1}) == 2
+    assert compile_template("n={{ n }}", ROOT, "x").evaluate({"n": 1}) == "n=1"
+    assert compile_template("{{ a }}{{ b }}", ROOT, "x").evaluate({"a": 1, "b": 2}) == "12"
+
+
+def test_an_undefined_expression_is_an_error_too() -> None:
+    with pytest.raises(PromptError, match="gold"):
+        compile_template("{{ gold }}", ROOT, "x").evaluate({"gold_ids": []})
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ row.append(1) }}",
+        "{{ cycler.__init__.__globals__.os.system('true') }}",
+        "{{ ().__class__.__bases__ }}",
+    ],
+)
+def test_the_sandbox_reaches_no_code(attack: str) -> None:
+    with pytest.raises(PromptError):
+        compile_template(attack, ROOT, "x").render({"row": []})
+
+
+def test_a_file_reads_as_the_prompt_does(tmp_path: Path) -> None:
+    (tmp_path / "p.jinja").write_text("{% for p in passages %}\n- {{ p }}\n{% endfor %}\nQuestion: {{ q }}\nAnswer:\n")
+    template = compile_template("p.jinja", tmp_path, "x")
+    assert template.render({"passages": ["one", "two"], "q": "?"}) == "- one\n- two\nQuestion: ?\nAnswer:"
+
+
+def test_inline_templates_are_taken_to_the_letter() -> None:
+    assert compile_template("a\n{{ b }}\n", ROOT, "x").render({"b": 1}) == "a\n1\n"
+
+
+def test_a_missing_file_suggests_its_neighbour(tmp_path: Path) -> None:
+    (tmp_path / "prompts").mkdir()
+    (tmp_path / "prompts" / "rag.jinja").write_text("x")
+    with pytest.raises(PromptError, match=r"prompts/rga\.jinja.*Did you mean `prompts/rag\.jinja`"):
+        compile_template("prompts/rga.jinja", tmp_path, "tasks.t.prompt.template")
+
+
+def test_wrong_syntax_says_its_line() -> None:
+    with pytest.raises(PromptError, match="line 2"):
+        compile_template("a\n{% if %}", ROOT, "x")
+
+
+def test_a_constant_is_itself() -> None:
+    assert constant("{{ 3 }}", "x").render({}) == "{{ 3 }}"
