@@ -173,6 +173,8 @@ def locate(path: str, tree: Node) -> list[Location]:
 
     Raises PathError.
     """
+    if not path or path.endswith("."):
+        raise PathError(f"`{path}` is not a path; `tasks.mine.retrieval.k` is one")
     return [location for location, _ in _locate(path, path, (), SPEC, tree)]
 
 

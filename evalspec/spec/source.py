@@ -209,13 +209,23 @@ class _Reader:
         place = replace(mark, width=len(tag) if mark.source[mark.column - 1 :].startswith(tag) else mark.width)
         self.problems.append(place.problem(f"the tag `{tag}` is refused: a spec holds plain values and never code"))
 
+    def text(self, node: yaml.ScalarNode, mark: Mark) -> str:
+        """The text of a scalar; JSON writes characters beyond U+FFFF as two escapes, which PyYAML leaves apart."""
+        text = str(node.value)
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            try:
+                return text.encode("utf-16", "surrogatepass").decode("utf-16")
+            except UnicodeDecodeError:
+                self.problems.append(
+                    mark.problem("half of a surrogate pair is no character; write the character itself")
+                )
+                return ""
+        return text
+
     def scalar(self, node: yaml.ScalarNode, mark: Mark) -> Node:
-        text, name = node.value, node.tag.removeprefix(YAML)
+        text, name = self.text(node, mark), node.tag.removeprefix(YAML)
         if node.tag == YAML + "merge":  # `<<` as a value is just text
             name = "str"
-        if any("\ud800" <= character <= "\udfff" for character in text):
-            self.problems.append(mark.problem("half of a surrogate pair is no character; write the character itself"))
-            return Node("", mark)
         if name == "str" or name not in CORE:
             if name != "str":
                 self.refuse_tag(node, mark)
@@ -244,7 +254,7 @@ class _Reader:
                 said = QUOTE_TEMPLATE if starts_template else f"a key must be text, not {_node_kind(key)}"
                 self.problems.append(replace(place, column=place.column - starts_template).problem(said))
                 continue
-            name = str(key.value)  # a number as a key is its text
+            name = self.text(key, place)  # a number as a key is its text
             value = replace(self.convert(child, inside), key=place)
             if name in own:
                 first = own[name].key
