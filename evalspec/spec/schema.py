@@ -76,7 +76,8 @@ def _names(made: Json) -> None:
     for section, block in (("models", "ModelBlock"), ("tasks", "TaskBlock")):
         named = made["properties"][section]
         named.pop("minProperties", None)  # an included file may bring them
-        named["patternProperties"] |= {"^_": {"$ref": f"#/$defs/{block}"}}
+        entry = {"anyOf": [{"$ref": f"#/$defs/{block}"}, {"type": "null"}]}  # null takes an included one away
+        named["patternProperties"] = dict.fromkeys((*named["patternProperties"], "^_"), entry)
         named["additionalProperties"] = False
 
 
