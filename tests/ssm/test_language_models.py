@@ -153,10 +153,10 @@ def test_fresh_parameters_are_drawn_as_in_the_papers() -> None:
     mixer: Any = mamba.backbone.layers[0].mixer
     torch.testing.assert_close(mixer.A_log.exp(), torch.arange(1.0, 9.0).repeat(512, 1))
     steps = torch.nn.functional.softplus(mixer.dt_proj.bias)
-    assert 1e-3 <= float(steps.min()) < 2e-3 < 0.05 < float(steps.max()) <= 0.1001
-    assert abs(float(steps.log().mean()) - math.log(1e-2)) < 0.2  # log-uniform: its middle is √(1e-3 · 0.1)
+    assert 1e-3 <= steps.min().item() < 2e-3 < 0.05 < steps.max().item() <= 0.1001
+    assert abs(steps.log().mean().item() - math.log(1e-2)) < 0.2  # log-uniform: its middle is √(1e-3 · 0.1)
     mamba2: Any = checkpoints.build(CONFIGS["mamba2"].to_dict()).backbone.layers[0].mixer
-    assert 1.0 <= float(mamba2.A_log.exp().min()) <= float(mamba2.A_log.exp().max()) <= 16.0
+    assert 1.0 <= mamba2.A_log.exp().min().item() <= mamba2.A_log.exp().max().item() <= 16.0
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_fresh_parameters_are_drawn_as_in_the_papers() -> None:
     [
         (lambda d: (d / "config.json").unlink(), "it has no config.json"),
         (lambda d: (d / "config.json").write_text("{"), "is not JSON"),
-        (lambda d: (d / "config.json").write_text('{"model_type": "llama"}'), "runs model_type mamba and mamba2, not"),
+        (lambda d: (d / "config.json").write_text('{"model_type": "llama"}'), r"runs model_type mamba and mamba2, not"),
         (lambda d: (d / "config.json").write_text('{"model_type": "mamba"}'), r"missing .* 'vocab_size'"),
         (lambda d: (d / "model.safetensors").unlink(), "holds no weights"),
         (lambda d: (d / "model.safetensors").write_bytes(b"x" * 100), "model.safetensors cannot be read"),
@@ -180,5 +180,5 @@ def test_what_is_no_checkpoint_is_said_plainly(break_it: Any, message: str, tmp_
 def test_weights_of_another_shape_name_the_parameter(tmp_path: Path) -> None:
     AutoModelForCausalLM.from_config(CONFIGS["mamba"]).save_pretrained(tmp_path)
     MambaConfig(**{**SMALL, "state_size": 4}).save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="mixer.A_log"):
+    with pytest.raises(ModelError, match=r"mixer\.A_log"):
         checkpoints.load(tmp_path)
