@@ -78,6 +78,7 @@ class MambaMixer(Mixer):
         self.A_log = nn.Parameter(torch.arange(1, n + 1).float().log().repeat(e, 1))
         self.D = nn.Parameter(torch.ones(e))
         self.out_proj = nn.Linear(e, d, bias=config.use_bias)
+        self.scan = selective_scan  # the fastest for the device; another form may take its place
 
     def forward(self, x: Tensor, state: LayerState | None, lengths: Tensor | None) -> tuple[Tensor, LayerState]:
         """(b, l, d) → (b, l, d) and the state: conv (b, K−1, e), ssm (b, e, n)."""
@@ -96,7 +97,7 @@ class MambaMixer(Mixer):
         delta = F.softplus(F.linear(low_rank, self.dt_proj.weight).float() + self.dt_proj.bias.float())
         if lengths is not None:
             delta = delta.masked_fill((torch.arange(x.shape[1], device=x.device) >= lengths[:, None])[:, :, None], 0.0)
-        y, ssm = selective_scan(
+        y, ssm = self.scan(
             u, delta, -torch.exp(self.A_log.float()), B, C, self.D, state=None if state is None else state.ssm
         )
         return self.out_proj((y * F.silu(z)).to(x.dtype)), LayerState(conv, ssm)

@@ -17,12 +17,7 @@ def device_of(model: Model) -> torch.device:
     wanted = model.block.device
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(wanted)
-    except RuntimeError:
-        raise BackendError(
-            f"models.{model.name}: there is no device `{wanted}`; say auto, cpu, cuda or cuda:1"
-        ) from None
+    device = torch.device(wanted)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise BackendError(
             f"models.{model.name}: device `{wanted}` is not here ({torch.cuda.device_count()} GPUs); say `device: auto`"

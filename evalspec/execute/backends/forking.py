@@ -95,8 +95,11 @@ class ForkingModel(ABC, Generic[Row, Batch]):
     # What a subclass brings ------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def _gather(self, rows: Sequence[Row | None]) -> Batch | None:
-        """Put sequences side by side in a batch, as copies; None starts a new one. A row may appear more than once."""
+    def _gather(self, rows: Sequence[Row | None], room: int) -> Batch | None:
+        """Put sequences side by side in a batch, as copies; None starts a new one, and all None is None.
+
+        A row may appear more than once. `room` is how many tokens each is likely to be fed.
+        """
 
     @abstractmethod
     def _scatter(
@@ -171,7 +174,7 @@ class ForkingModel(ABC, Generic[Row, Batch]):
         fed = self._feed(
             torch.from_numpy(tokens).to(self.device),
             lengths,
-            self._gather(before),
+            self._gather(before, longest),
             torch.tensor([row * longest + offset for row, offset in inside], dtype=torch.long, device=self.device),
             torch.stack([spans[row].parent.hidden for row, _ in behind]) if behind else None,  # type: ignore[union-attr]
         )
@@ -231,7 +234,9 @@ class ForkingModel(ABC, Generic[Row, Batch]):
         """Add requests to the running ones: their first token is predicted by their state's hidden vector."""
         assert self.tokenizer is not None
         answers = [Answer(requests[i], self.tokenizer, self._ends(requests[i])) for i in joining]
-        memory = self._gather([states[i].memory for i in joining])
+        memory = self._gather(
+            [states[i].memory for i in joining], max(requests[i].decoding.max_tokens for i in joining)
+        )
         assert memory is not None
         logits = self._logits(torch.stack([states[i].hidden for i in joining]))
         if running is None:

@@ -1,6 +1,7 @@
 """Key-value memory that forks for nothing: a sequence keeps what its own span added, and points to its parent.
 
-A batch puts sequences side by side, aligned at their right ends, so that all rows' next tokens stand in one column.
+A batch puts sequences side by side, aligned at their right ends, so that all rows' next tokens stand in one column. Its
+buffers have room beyond their last column, so that decoding writes a token where transformers' own cache copies all.
 
 Glossary: b rows · H key-value heads · t time · D head size · a *plane* is the keys or the values of one layer
 """
@@ -9,9 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,15 +37,54 @@ class Segment:
 
 @dataclass(frozen=True, eq=False)
 class KeyValues:
-    """A batch's memory: keys and values of each layer (b, H, t, D); row i's are the last lengths[i] of t columns."""
+    """A batch's memory: keys and values of each layer (b, H, t, D); the first `columns` of t are in use, and row i's
+    are the last lengths[i] of those. Feeding writes behind them, so a batch is fed once and then replaced."""
 
     layers: tuple[tuple[Tensor, Tensor], ...]
     lengths: tuple[int, ...]
+    columns: int
 
-    @property
-    def columns(self) -> int:
-        """t, the longest row's length or more."""
-        return int(self.layers[0][0].shape[2])
+
+class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # transformers is not typed
+    """A cache layer over a buffer with room: new keys and values are written behind the old ones, in place."""
+
+    def __init__(self, keys: Tensor, values: Tensor, columns: int) -> None:
+        super().__init__()
+        self.lazy_initialization(keys, values)
+        self.keys, self.values, self.columns = keys, values, columns
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Write (b, H, new, D) behind what is there, in a larger buffer if need be; returns all columns in use."""
+        stop = self.columns + key_states.shape[2]
+        if stop > self.keys.shape[2]:
+            more = stop + max(64, stop) - self.columns
+            self.keys = functional.pad(self.keys[:, :, : self.columns], (0, 0, 0, more))
+            self.values = functional.pad(self.values[:, :, : self.columns], (0, 0, 0, more))
+        self.keys[:, :, self.columns : stop] = key_states
+        self.values[:, :, self.columns : stop] = value_states
+        self.columns = stop
+        return self.keys[:, :, :stop], self.values[:, :, :stop]
+
+    def get_seq_length(self) -> int:
+        """Columns in use."""
+        return self.columns
+
+
+def as_cache(memory: KeyValues | None) -> DynamicCache:
+    """A transformers cache over a batch's memory.
+
+    It keeps every token, also for layers with a sliding window, which their masks enforce: a fork needs whole spans.
+    """
+    cache = DynamicCache()
+    if memory is not None:
+        cache.layers.extend(RoomyLayer(keys, values, memory.columns) for keys, values in memory.layers)
+    return cache
+
+
+def from_cache(cache: DynamicCache, lengths: Sequence[int]) -> KeyValues:
+    """The memory that a cache holds after a batch was fed, whose rows now have these lengths."""
+    layers = tuple((layer.keys, layer.values) for layer in cache.layers)
+    return KeyValues(layers, tuple(lengths), int(cache.layers[0].get_seq_length()))
 
 
 def groups_of(layers: Sequence[tuple[Tensor, Tensor]]) -> list[list[int]]:
@@ -52,8 +95,8 @@ def groups_of(layers: Sequence[tuple[Tensor, Tensor]]) -> list[list[int]]:
     return list(groups.values())
 
 
-def gather(segments: Sequence[Segment | None], groups: Sequence[Sequence[int]]) -> KeyValues:
-    """Sequences side by side; None is an empty one. A sequence that appears several times is put together once."""
+def gather(segments: Sequence[Segment | None], groups: Sequence[Sequence[int]], room: int) -> KeyValues:
+    """Sequences side by side, with room for more tokens; None is an empty one. Repeated ones are put together once."""
     place: dict[int, int] = {}
     distinct: list[Segment | None] = []
     for segment in segments:
@@ -66,20 +109,18 @@ def gather(segments: Sequence[Segment | None], groups: Sequence[Sequence[int]]) 
     index = [place[id(segment)] for segment in segments]
     for number, group in enumerate(groups):
         size, heads, _, width = some.planes[number].shape
-        packed = some.planes[number].new_zeros(size, len(distinct), heads, columns, width)
+        packed = some.planes[number].new_zeros(size, len(distinct), heads, columns + room, width)
         for row, segment in enumerate(distinct):
             at = columns - segment.length if segment is not None else columns
             for part in segment.chain() if segment is not None else ():
                 stop = at + part.planes[number].shape[2]
                 packed[:, row, :, at:stop] = part.planes[number]
                 at = stop
-        if len(distinct) == 1:
-            packed = packed.expand(-1, len(segments), -1, -1, -1)
-        elif index != list(range(len(distinct))):
+        if index != list(range(len(distinct))):
             packed = packed.index_select(1, torch.tensor(index, device=packed.device))
         planes.update(zip(group, packed.unbind(0), strict=True))
     layers = tuple((planes[number], planes[number + 1]) for number in range(0, len(planes), 2))
-    return KeyValues(layers, tuple(0 if segment is None else segment.length for segment in segments))
+    return KeyValues(layers, tuple(0 if segment is None else segment.length for segment in segments), columns)
 
 
 def scatter(
@@ -110,18 +151,20 @@ def select(batch: KeyValues, rows: Sequence[int]) -> KeyValues:
     for keys, values in batch.layers:
         index = torch.tensor(rows, device=keys.device)
         layers.append((keys[:, :, unused:].index_select(0, index), values[:, :, unused:].index_select(0, index)))
-    return KeyValues(tuple(layers), lengths)
+    return KeyValues(tuple(layers), lengths, max(lengths))
 
 
-def join(first: KeyValues, second: KeyValues) -> KeyValues:
-    """Both batches in one, aligned at the right."""
+def join(first: KeyValues, second: KeyValues, room: int) -> KeyValues:
+    """Both batches in one, aligned at the right, with room for more tokens."""
     columns = max(first.columns, second.columns)
 
-    def widened(plane: Tensor) -> Tensor:
-        return torch.nn.functional.pad(plane, (0, 0, columns - plane.shape[2], 0))
+    def both(one: Tensor, other: Tensor) -> Tensor:
+        return torch.cat(
+            [
+                functional.pad(plane[:, :, :used], (0, 0, columns - used, room))
+                for plane, used in ((one, first.columns), (other, second.columns))
+            ]
+        )
 
-    layers = tuple(
-        (torch.cat([widened(k1), widened(k2)]), torch.cat([widened(v1), widened(v2)]))
-        for (k1, v1), (k2, v2) in zip(first.layers, second.layers, strict=True)
-    )
-    return KeyValues(layers, first.lengths + second.lengths)
+    layers = tuple((both(k1, k2), both(v1, v2)) for (k1, v1), (k2, v2) in zip(first.layers, second.layers, strict=True))
+    return KeyValues(layers, first.lengths + second.lengths, columns)

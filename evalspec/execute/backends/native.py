@@ -14,13 +14,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import evalspec
+from evalspec.errors import BackendError
 from evalspec.execute.backends.device import device_of, dtype_of, end_tokens_of
 from evalspec.execute.backends.forking import Fed, ForkingModel
 from evalspec.models.card import Model
 from evalspec.models.tokens import Tokenizer
 from evalspec.plan.forest import Tokens
 from evalspec.ssm.checkpoints import load
+from evalspec.ssm.kernels.selective_scan import selective_scan_blocked
 from evalspec.ssm.language_model import RecurrentLanguageModel
+from evalspec.ssm.mamba import MambaMixer
 from evalspec.ssm.state import LayerState, RecurrentState, select
 
 
@@ -65,7 +68,7 @@ class NativeBackend(ForkingModel[PackedState, RecurrentState]):
         """Bytes of one sequence's state, whatever its length."""
         return self._bytes
 
-    def _gather(self, rows: Sequence[PackedState | None]) -> RecurrentState | None:
+    def _gather(self, rows: Sequence[PackedState | None], room: int) -> RecurrentState | None:
         known = {id(row): row for row in rows if row is not None}
         if not known:
             return None
@@ -145,9 +148,19 @@ class NativeBackend(ForkingModel[PackedState, RecurrentState]):
 
 
 def open_native(model: Model) -> NativeBackend:
-    """Load a Mamba or Mamba-2 checkpoint as its block asks."""
-    device = device_of(model)
+    """Load a Mamba or Mamba-2 checkpoint as its block asks. BackendError for kernels that cannot serve it here."""
+    device, kernels = device_of(model), model.block.kernels
+    if kernels == "mamba_ssm":
+        raise BackendError(f"models.{model.name}: the native backend has no `kernels: mamba_ssm` yet; say auto")
+    if kernels == "triton" and (device.type != "cuda" or model.type != "mamba"):
+        raise BackendError(
+            f"models.{model.name}: `kernels: triton` serves Mamba on a GPU, not {model.type} on {device.type}; say auto"
+        )
     weights = load(model.directory, dtype=dtype_of(model, device), device=device)
+    if kernels == "torch":
+        for mixer in weights.modules():
+            if isinstance(mixer, MambaMixer):
+                mixer.scan = selective_scan_blocked
     return NativeBackend(
         weights, model.tokenizer, end_tokens=end_tokens_of(model), batch_tokens=model.block.batch_tokens
     )

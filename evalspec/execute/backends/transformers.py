@@ -19,7 +19,7 @@ import torch
 import transformers
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from evalspec.errors import ModelError
 from evalspec.execute.backends import kv
@@ -43,6 +43,8 @@ class RetoldBatch:
 
     tokens: tuple[Tokens, ...]
 
+
+_ROOM = 64  # tokens that a batch may decode before its buffers grow
 
 Row = kv.Segment | Retold
 Batch = kv.KeyValues | RetoldBatch
@@ -101,11 +103,11 @@ class TransformersBackend(ForkingModel[Row, Batch]):
         """Bytes of the keys and values of `length` tokens; of a model that cannot be forked, of the tokens."""
         return self._bytes_a_token * length if self.forks else 4 * length
 
-    def _gather(self, rows: Sequence[Row | None]) -> Batch | None:
+    def _gather(self, rows: Sequence[Row | None], room: int) -> Batch | None:
         if all(row is None for row in rows):
             return None
         if self.forks:
-            return kv.gather([row if isinstance(row, kv.Segment) else None for row in rows], self._groups)
+            return kv.gather([row if isinstance(row, kv.Segment) else None for row in rows], self._groups, room)
         return RetoldBatch(tuple(row.tokens if isinstance(row, Retold) else np.zeros(0, np.int32) for row in rows))
 
     def _scatter(
@@ -127,7 +129,7 @@ class TransformersBackend(ForkingModel[Row, Batch]):
         if isinstance(first, RetoldBatch) and isinstance(second, RetoldBatch):
             return RetoldBatch(first.tokens + second.tokens)
         assert isinstance(first, kv.KeyValues) and isinstance(second, kv.KeyValues)
-        return kv.join(first, second)
+        return kv.join(first, second, _ROOM)
 
     def _feed(
         self, tokens: Tensor, lengths: Sequence[int], memory: Batch | None, scored: Tensor, hidden: Tensor | None
@@ -139,7 +141,7 @@ class TransformersBackend(ForkingModel[Row, Batch]):
         batch, longest = tokens.shape
         past = [0] * batch if memory is None else list(memory.lengths)
         columns = 0 if memory is None else memory.columns
-        inputs: dict[str, Any] = {"past_key_values": _as_cache(memory)}
+        inputs: dict[str, Any] = {"past_key_values": kv.as_cache(memory)}
         # Without a mask attention runs its fast causal form; rows that begin in different columns need one.
         if min(past) < columns:
             column = torch.arange(columns + longest, device=self.device)
@@ -151,11 +153,7 @@ class TransformersBackend(ForkingModel[Row, Batch]):
             inputs["position_ids"] = begin + torch.arange(longest, device=self.device).minimum(count - 1)
         ends = torch.tensor([row * longest + length - 1 for row, length in enumerate(lengths)], device=self.device)
         logits, last, cache = self._run(tokens, inputs, scored, ends, hidden, use_cache=True)
-        after = kv.KeyValues(
-            tuple((layer.keys, layer.values) for layer in cache.layers),
-            tuple(before + length for before, length in zip(past, lengths, strict=True)),
-        )
-        return Fed(logits, last, after)
+        return Fed(logits, last, kv.from_cache(cache, [p + length for p, length in zip(past, lengths, strict=True)]))
 
     def _feed_again(
         self, tokens: Tensor, lengths: Sequence[int], memory: RetoldBatch | None, scored: Tensor, hidden: Tensor | None
@@ -269,20 +267,6 @@ def open_transformers(model: Model) -> TransformersBackend:
         end_tokens=end_tokens_of(model),
         batch_tokens=model.block.batch_tokens,
     )
-
-
-def _as_cache(memory: kv.KeyValues | None) -> DynamicCache:
-    """A cache that begins with these keys and values and leaves them be.
-
-    It keeps every token, also for layers with a sliding window, which their masks enforce: a fork needs whole spans.
-    """
-    cache = DynamicCache()
-    for keys, values in memory.layers if memory is not None else ():
-        layer = DynamicLayer()
-        layer.lazy_initialization(keys, values)
-        layer.keys, layer.values = keys, values
-        cache.layers.append(layer)
-    return cache
 
 
 @dataclass(eq=False)

@@ -1,0 +1,108 @@
+"""A model block opens as it asks: its device, precision, kernels, end tokens; what cannot be is said plainly."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer as Fast
+from tokenizers import models, pre_tokenizers
+from transformers import AutoModelForCausalLM, LlamaConfig, Mamba2Config, MambaConfig, PreTrainedTokenizerFast
+
+from evalspec.errors import BackendError, ModelError
+from evalspec.execute.backends.native import NativeBackend, open_native
+from evalspec.execute.backends.transformers import TransformersBackend, open_transformers
+from evalspec.execute.protocols import DecodeRequest, ForkingBackend, Span
+from evalspec.models.card import Model, find_model
+from evalspec.plan.forest import Decoding
+from evalspec.spec.blocks import ModelBlock
+
+SMALL: dict[str, Any] = {"vocab_size": 30, "hidden_size": 32, "num_hidden_layers": 2}
+CONFIGS = {
+    "llama": LlamaConfig(**SMALL, num_attention_heads=2, intermediate_size=32, eos_token_id=[7, 8]),
+    "mamba": MambaConfig(**SMALL, state_size=4, eos_token_id=29),
+    "mamba2": Mamba2Config(**SMALL, state_size=4, num_heads=4, head_dim=16, n_groups=1, chunk_size=8, eos_token_id=29),
+}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three model directories, each with weights and a tokenizer."""
+    folder = tmp_path_factory.mktemp("models")
+    fast = Fast(models.WordLevel({f"w{number}": number for number in range(30)}, unk_token="w0"))
+    fast.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    for name, config in CONFIGS.items():
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder / name)
+        PreTrainedTokenizerFast(tokenizer_object=fast, eos_token="w9").save_pretrained(folder / name)
+    (folder / "llama" / "generation_config.json").write_text(json.dumps({"eos_token_id": 11}))
+    return folder
+
+
+def model(root: Path, name: str, **settings: Any) -> Model:
+    return find_model(name, ModelBlock(weights=name, **settings), root)
+
+
+def test_each_opens_with_the_end_tokens_that_its_files_name(root: Path) -> None:
+    llama, mamba = open_transformers(model(root, "llama")), open_native(model(root, "mamba"))
+    assert isinstance(llama, TransformersBackend)
+    assert isinstance(mamba, NativeBackend)
+    assert isinstance(llama, ForkingBackend)
+    assert isinstance(mamba, ForkingBackend)
+    assert llama.end_tokens == {7, 8, 9, 11}
+    assert mamba.end_tokens == {9, 29}
+
+
+@pytest.mark.parametrize("name", ["mamba", "mamba2"])
+def test_native_and_transformers_give_the_same_scores_and_answers(root: Path, name: str) -> None:
+    tokens = np.arange(12, dtype=np.int32)
+    span = Span(tokens, None, np.arange(11), tokens[1:].astype(np.int64), keep=True)
+    found = []
+    for backend in (open_native(model(root, name)), open_transformers(model(root, name, backend="transformers"))):
+        (extended,) = backend.extend([span])
+        (output,) = backend.decode([extended.state], [DecodeRequest(Decoding(max_tokens=6), 0)])
+        found.append((extended.logprobs, output))
+    np.testing.assert_allclose(found[0][0], found[1][0], atol=1e-4)
+    assert found[0][1] == found[1][1]
+
+
+@pytest.mark.parametrize("name", list(CONFIGS))
+def test_sixteen_bit_models_score_near_their_float32_selves_in_float32(root: Path, name: str) -> None:
+    opened = open_transformers if name == "llama" else open_native
+    tokens = np.arange(12, dtype=np.int32)
+    span = Span(tokens, None, np.arange(11), tokens[1:].astype(np.int64), keep=True)
+    (exact,) = opened(model(root, name)).extend([span])
+    backend = opened(model(root, name, dtype="bfloat16"))
+    (short,) = backend.extend([span])
+    assert short.logprobs.dtype == np.float32
+    assert backend.identity != opened(model(root, name)).identity
+    np.testing.assert_allclose(short.logprobs, exact.logprobs, atol=0.1)
+
+
+def test_kernels_are_as_asked_and_those_that_cannot_serve_are_refused(root: Path) -> None:
+    tokens = np.arange(9, dtype=np.int32)
+    span = Span(tokens, None, np.arange(8), tokens[1:].astype(np.int64))
+    (plain,) = open_native(model(root, "mamba", kernels="torch", device="cpu")).extend([span])
+    (auto,) = open_native(model(root, "mamba", device="cpu")).extend([span])
+    np.testing.assert_allclose(plain.logprobs, auto.logprobs, atol=1e-6)
+    with pytest.raises(BackendError, match="`kernels: triton` serves Mamba on a GPU, not mamba on cpu"):
+        open_native(model(root, "mamba", kernels="triton", device="cpu"))
+    with pytest.raises(BackendError, match="kernels: mamba_ssm"):
+        open_native(model(root, "mamba", kernels="mamba_ssm"))
+
+
+def test_a_device_that_is_not_here_is_said(root: Path) -> None:
+    for name, opened in (("llama", open_transformers), ("mamba", open_native)):
+        with pytest.raises(BackendError, match="device `cuda:99` is not here"):
+            opened(model(root, name, device="cuda:99"))
+
+
+def test_a_directory_without_weights_is_said(root: Path, tmp_path: Path) -> None:
+    for name, opened in (("llama", open_transformers), ("mamba", open_native)):
+        CONFIGS[name].save_pretrained(tmp_path / name)
+        with pytest.raises(ModelError):
+            opened(model(tmp_path, name))
