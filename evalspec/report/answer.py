@@ -45,6 +45,12 @@ class Answer:
     models: tuple[str, ...]
     rows: tuple[AnswerRow, ...]
     n: str
+    share: bool
+
+    @property
+    def separated(self) -> bool:
+        """Whether any model stands apart from all others somewhere."""
+        return any(cell.best for row in self.rows for cell in row.cells if cell)
 
 
 def answer_of(results: Results, task: str) -> Answer | None:
@@ -69,7 +75,7 @@ def answer_of(results: Results, task: str) -> Answer | None:
         )
         for at, condition in enumerate(conditions)
     )
-    return Answer(task, main.words, tuple(sentences), models, rows, sizes(list(found.values())))
+    return Answer(task, main.words, tuple(sentences), models, rows, sizes(list(found.values())), main.share)
 
 
 def better(a: Estimate, b: Estimate, main: MainMetric) -> bool:
@@ -122,8 +128,12 @@ def _plain_sentences(
     for model in models:
         scored = [(found[model, c], c) for c in conditions if (model, c) in found]
         low, high = (pick(scored, key=lambda pair: pair[0].value) for pick in (min, max))
-        parts.append(f"{model} from {_said(low[0], main)} ({low[1].label}) to {_said(high[0], main)} ({high[1].label})")
-    return [f"{main.words.capitalize()} ranges: {_listed(parts)}."]
+        if low[0].value == high[0].value:
+            parts.append(f"{model} {_said(low[0], main)} in all of them")
+        else:
+            ends = (f"{_said(e, main)} ({condition.label})" for e, condition in (low, high))
+            parts.append(f"{model} from {' to '.join(ends)}")
+    return [f"{main.words.capitalize()} over {len(conditions)} conditions: {_listed(parts)}."]
 
 
 def _verdict(found: Found, main: MainMetric, models: Sequence[str], condition: Condition) -> str:

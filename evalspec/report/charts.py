@@ -6,6 +6,7 @@ Values that would hide each other are set a little apart along x; the tables und
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import altair as alt
 
@@ -27,10 +28,10 @@ from evalspec.report.marks import (
     sizes,
     tooltip,
 )
-from evalspec.report.results import GoldPlace, Results
+from evalspec.report.results import GoldPlace, MainMetric, Results
 from evalspec.report.retrieval_charts import by_gold_place, retrieval_and_answer
 
-AXES = {"k": "passages in the prompt (k)", "n": "shots", "shots": "shots"}
+AXES = {"k": "passages in the prompt (k)"}
 
 
 def figures_of(results: Results, task: str, places: Sequence[GoldPlace]) -> list[Figure]:
@@ -45,7 +46,8 @@ def figures_of(results: Results, task: str, places: Sequence[GoldPlace]) -> list
     if not any(drawn):
         drawn.append(by_condition(results, task))
     drawn += [by_gold_place(results, task, places), retrieval_and_answer(results, task)]
-    return [figure for figure in drawn if figure is not None]
+    of = f"{task}: " if len(results.main) > 1 else ""
+    return [replace(figure, title=of + figure.title) for figure in drawn if figure is not None]
 
 
 def bynumber(results: Results, task: str, name: str) -> Figure | None:
@@ -88,7 +90,7 @@ def bynumber(results: Results, task: str, name: str) -> Figure | None:
     return Figure(
         f"{task}-by-{name}",
         f"{main.words.capitalize()} against {AXES.get(name, name)}",
-        f"Mean over {sizes(list(numbered.values()))} samples a point; bars are 95% intervals; "
+        f"{_each(main)} {sizes(list(numbered.values()))} samples a point; bars are 95% intervals; "
         f"models stand slightly apart along x so that all can be seen.{dashed}",
         panelled([*layers, *interval_layers(models, x, metric_axis(main), line=True)], points, panels,
                  f"{main.words} against {name} for each model"),
@@ -118,9 +120,13 @@ def by_condition(results: Results, task: str) -> Figure | None:
     return Figure(
         f"{task}-conditions",
         f"{main.words.capitalize()} of each condition",
-        f"Mean over {sizes(list(found.values()))} samples a dot; bars are 95% intervals.",
+        f"{_each(main)} {sizes(list(found.values()))} samples a dot; bars are 95% intervals.",
         chart.properties(height=height, description=f"{main.words} of each condition").to_dict(),
         1,
         ("condition", "model", *NUMBERS),
         tuple((c.label, model, *numbers(e)) for (model, c), e in found.items()),
     )
+
+
+def _each(main: MainMetric) -> str:
+    return "Mean over" if main.share else "Over"

@@ -69,14 +69,16 @@ def short_names(paths: Iterable[str]) -> dict[str, str]:
 
 
 def _below_its_block(path: str) -> str:
-    """`tasks.qa.retrieval.k` → `retrieval.k`; other paths as they are."""
-    pieces = path.split(".")
+    """`tasks.qa.retrieval.k` → `retrieval.k`, `tasks.qa.prompt.shots.n` → `prompt.shots`; other paths as they are."""
+    pieces = path.removesuffix(".shots.n").split(".") + (["shots"] if path.endswith(".shots.n") else [])
     return ".".join(pieces[2:]) if pieces[0] == "tasks" and len(pieces) > 2 else path
 
 
 def _part(name: str, value: Value) -> str:
     if name == "retriever":
         return "no passages" if value == "none" else str(value)
+    if isinstance(value, str) and (not value.strip() or value != " ".join(value.split())):
+        return f"{name} = {json.dumps(value, ensure_ascii=False)}"  # white space that a label would not show
     return f"{name} = {'–' if value is None else value}"
 
 

@@ -85,7 +85,7 @@ def metric_axis(main: MainMetric, channel: type[Any] = alt.Y) -> Any:
     """The axis of the main metric: the whole of 0–100% for a share, so that no figure exaggerates."""
     if main.share:
         return channel("value:Q", title=main.words, scale=share_scale(), axis=share_axis())
-    return channel("value:Q", title=main.words, scale=alt.Scale(zero=False), axis=alt.Axis(format="~g", tickCount=5))
+    return channel("value:Q", title=main.words, scale=alt.Scale(zero=False), axis=alt.Axis(format=",~r", tickCount=5))
 
 
 def share_scale(lowest: float = 0.0) -> alt.Scale:
@@ -168,8 +168,8 @@ def wilson(share: float, n: int) -> tuple[float, float]:
 
 
 def written(value: float, main: MainMetric) -> str:
-    """`97.5%` for a share, three digits for anything else."""
-    return f"{100 * value:.1f}%" if main.share else f"{value:.3g}"
+    """`97.5%` for a share, three digits or whole numbers for anything else."""
+    return f"{100 * value:.1f}%" if main.share else _digits(value)
 
 
 def interval(estimate: Estimate, main: MainMetric) -> str:
@@ -178,7 +178,7 @@ def interval(estimate: Estimate, main: MainMetric) -> str:
         return ""
     if main.share:
         return f"[{100 * estimate.low:.1f},\u00a0{100 * estimate.high:.1f}]"
-    return f"[{estimate.low:.3g},\u00a0{estimate.high:.3g}]"
+    return f"[{_digits(estimate.low)},\u00a0{_digits(estimate.high)}]"
 
 
 def sizes(estimates: Sequence[Estimate]) -> str:
@@ -196,6 +196,10 @@ def numbers(estimate: Estimate) -> tuple[float | int | None, ...]:
 def condition_column(panels: Sequence[str]) -> str:
     """What to call the column that says which panel a number is in."""
     return "condition" if any("=" in panel for panel in panels) else "retriever"
+
+
+def _digits(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def _by_model(models: Sequence[str], values: Sequence[str]) -> alt.Scale:

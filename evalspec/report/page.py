@@ -63,6 +63,7 @@ def render(connection: duckdb.DuckDBPyConnection, run_id: str, folder: Path) -> 
         samples=samples,
         failed_below=FAILED_BELOW,
         plain_filters=PLAIN_FILTERS,
+        filtered=any(estimate.filter not in PLAIN_FILTERS for estimate in results.estimates),
         chart_style=style(),
         charts={figure.name: {"spec": figure.vega_lite, "panels": figure.panels} for figure in figures + costs},
         weights={cell.model: cell.weights_hash for cell in results.cells},

@@ -61,7 +61,8 @@ def by_gold_place(results: Results, task: str, places: Sequence[GoldPlace]) -> F
         for key, (n, total) in sums.items()
     }
     order = [*(name for name, _, _ in bins), "none"]
-    panels = list(dict.fromkeys(cell.condition.without("k").label for cell, _ in kept))
+    seen = {key[0] for key in sums}
+    panels = [p for p in dict.fromkeys(c.without("k").label for c in results.conditions(task)) if p in seen]
     models = [m for m in results.models if any(key[2] == m for key in sums)]
     drawn = {key: e for key, e in estimates.items() if e.n >= FEWEST}
     if not drawn or len(panels) > MOST_PANELS:

@@ -19,6 +19,8 @@ from evalspec.report.data import gold_places, read_results
 from evalspec.report.marks import place_bins, wilson
 from evalspec.report.page import queries
 from evalspec.report.samples import samples_of, shared_starts
+from evalspec.store import Store
+from evalspec.store.schema import TABLES
 
 RUN = "r-20261122-0930"
 Filled = Callable[..., duckdb.DuckDBPyConnection]
@@ -71,7 +73,7 @@ def test_a_sweep_without_retrieval_gets_its_own_figures(filled: Filled) -> None:
     figures = figures_of(results, "open_book", [])
     assert [figure.name for figure in figures] == ["open_book-conditions"]
     answer = answer_of(results, "open_book")
-    assert answer and answer.sentences[0].startswith("Exact match ranges: transformer from ")
+    assert answer and answer.sentences[0].startswith("Exact match over 12 conditions: transformer ")
 
 
 def test_gold_places_agree_with_a_count_by_hand(filled: Filled) -> None:
@@ -191,8 +193,38 @@ def test_the_index_lists_runs_newest_first_and_links_only_pages_that_exist(fille
     assert "exact match" in text
 
 
+def test_a_page_comes_from_the_real_store_while_the_run_is_going_and_after(filled: Filled, tmp_path: Path) -> None:
+    made = filled(count=6)
+    store = Store(tmp_path / "evalspec.duckdb")
+
+    def made_rows(table: str) -> list[dict[str, object]]:
+        found = made.execute(f"SELECT * FROM {table}")
+        names = [column[0] for column in found.description or ()]
+        rows = [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+        json_columns = [column.name for column in TABLES[table].columns if column.type == "JSON"]
+        return [{n: json.loads(v) if n in json_columns and v else v for n, v in row.items()} for row in rows]
+
+    (run,) = made_rows("runs")
+    with store.begin(run, made_rows("cells")) as writer:
+        tables = ("samples", "scores", "metrics", "retrievals", "efficiency")
+        writer.commit({table: made_rows(table) for table in tables})
+        with store.connect() as connection:
+            assert "This run is running." in render(connection, RUN, tmp_path).read_text(encoding="utf-8")
+        writer.finish()
+    store.merge()
+    with store.connect() as connection:
+        path = render(connection, RUN, tmp_path)
+        index = render_index(connection, tmp_path)
+    assert "This run is" not in path.read_text(encoding="utf-8")
+    assert path.name in index.read_text(encoding="utf-8")
+    plain = render(made, RUN, tmp_path / "plain").read_text(encoding="utf-8")
+    from_store = path.read_text(encoding="utf-8")
+    assert from_store[: from_store.index('id="provenance"')] == plain[: plain.index('id="provenance"')]
+
+
 def test_short_names_tell_swept_keys_apart() -> None:
     paths = ["tasks.qa.retrieval.k", "tasks.qa.retrieval.seed", "tasks.qa.decode.seed", "models.mamba.dtype"]
+    assert short_names(["tasks.qa.prompt.shots.n"]) == {"tasks.qa.prompt.shots.n": "shots"}
     assert list(short_names(paths).values()) == ["k", "retrieval.seed", "decode.seed", "dtype"]
     condition = condition_of({"tasks.qa.retrieval.k": 5, "tasks.qa.retrieval.retriever": "bm25"},
                              {"tasks.qa.retrieval.k": "k", "tasks.qa.retrieval.retriever": "retriever"})  # fmt: skip

@@ -135,6 +135,13 @@
     make('tbody', {}, ...rows.map(({ cells, kind }) => make('tr', { className: kind ?? '' }, ...cells.map(cell => make('td', { textContent: text(cell) })))))));
   const section = (title, ...nodes) => [make('h4', { textContent: title }), ...nodes];
 
+  // What a filter took from the output is shown only where it is not the output itself.
+  const scores = sample => {
+    const taken = sample.scores.some(score => score[3] !== undefined && text(score[3]).trim() !== text(sample.output).trim());
+    const named = (metric, filter) => filter && !['none', 'default'].includes(filter) ? `${metric} (${filter})` : metric;
+    return table(['metric', 'value', ...(taken ? ['extracted'] : [])], sample.scores.map(([metric, filter, value, extracted]) => ({
+      cells: [named(metric, filter), value, ...(taken ? [extracted] : [])] })));
+  };
   const choices = sample => {
     const sums = (sample.logprobs ?? []).map(value => [value].flat(2).reduce((sum, part) => sum + Number(part), 0));
     const likeliest = sums.indexOf(Math.max(...sums));
@@ -157,7 +164,7 @@
     };
     const grid = make('table', {}, make('thead', {}, make('tr', {}, make('th'), ...models.map(model => make('th', { textContent: model })))),
       make('tbody', {}, ...conditions.map(condition => make('tr', {}, make('th', { textContent: condition }), ...models.map(model => cell(model, condition))))));
-    return [make('details', { open: elsewhereOpen, ontoggle() { elsewhereOpen = this.open; } }, make('summary', { textContent: `The same question elsewhere (${same.length})` }), make('div', { className: 'elsewhere scroll' }, grid))];
+    return [make('details', { className: 'same', open: elsewhereOpen, ontoggle() { elsewhereOpen = this.open; } }, make('summary', { textContent: `The same question elsewhere (${same.length})` }), make('div', { className: 'elsewhere scroll' }, grid))];
   };
   let elsewhereOpen = true;
 
@@ -174,11 +181,13 @@
       make('div', { className: 'outputs' },
         make('div', {}, ...section('target', make('pre', { className: 'target', textContent: text(sample.target) }))),
         make('div', {}, ...section('output', make('pre', { className: 'output', textContent: text(sample.output) })))),
-      ...(sample.scores ? section('scores', table(['metric', 'value', 'extracted'], sample.scores.map(([metric, filter, value, extracted]) => ({ cells: [filter && !['none', 'default'].includes(filter) ? `${metric} (${filter})` : metric, value, extracted] })))) : []),
+      ...(sample.scores ? section('scores', scores(sample)) : []),
       ...(sample.choices ? section('choices', choices(sample)) : []),
       ...section('prompt', marked(sample)),
       ...(sample.passages ? section('passages', table(['rank', 'id', 'score', 'passage'], sample.passages.map(({ rank, id, score, relevant, text: passage }) => ({ cells: [rank, id, score, (relevant ? '★ ' : '') + (passage ?? (relevant ? 'gold' : ''))], kind: relevant ? 'gold' : '' })), 'passages')) : []),
       ...elsewhere(sample));
+    const prompt = detail.querySelector('.prompt');
+    prompt.scrollTop = prompt.scrollHeight;  // the question stands last
   };
   const show = (sample, link = true) => {
     current = sample;
