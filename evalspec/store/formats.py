@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from evalspec.errors import StoreError
+from evalspec.store.engine import start
 from evalspec.store.segments import quoted
 
 NUMBERS = ("INT", "DOUBLE", "FLOAT", "DECIMAL")
@@ -98,7 +99,7 @@ def as_parquet(table: Table) -> bytes:
     """The bytes of a Parquet file with the types of the query. Raises StoreError for a type Parquet cannot hold."""
     import duckdb
 
-    connection = duckdb.connect(":memory:", config={"threads": 1})
+    connection = start(threads=1)
     names = _distinct(table.columns)
     columns = ", ".join(
         f'"{name.replace(chr(34), chr(34) * 2)}" {"VARCHAR" if "NULL" in kind else kind}'

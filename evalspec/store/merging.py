@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from evalspec.errors import StoreError
 from evalspec.store.encoding import utc_now
+from evalspec.store.engine import start
 from evalspec.store.reading import (
     DATABASE,
     attach,
@@ -37,7 +38,7 @@ def merge(database: Path) -> tuple[int, list[str]]:
     folder = segment_folder(database)
     if not database.exists() and not list_segments(folder).segments:
         return 0, []
-    connection = duckdb.connect(":memory:")
+    connection = start()
     try:
         if not _open(connection, database):
             return 0, []

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from evalspec.errors import StoreError, suggest
 from evalspec.store.formats import Table
 from evalspec.store.schema import TABLES, VIEWS
-from evalspec.store.segments import raise_if_interrupted, verify
+from evalspec.store.segments import verify
 from evalspec.store.store import Store
 
 if TYPE_CHECKING:
@@ -59,23 +61,31 @@ def query(store: Store, sql: str) -> Table:
 
 
 def _fetch(connection: duckdb.DuckDBPyConnection, sql: str) -> Table:
-    try:
-        connection.execute("BEGIN TRANSACTION READ ONLY")
-        connection.execute(sql)
-        columns = [(str(entry[0]), str(entry[1])) for entry in connection.description or ()]
-        if any("TIME ZONE" in kind for _, kind in columns):  # Python's side of these needs a package that we do not
-            names = ", ".join(f"c{place}" for place in range(len(columns)))
-            values = ", ".join(
-                f"CAST(c{place} AS VARCHAR)" if "TIME ZONE" in kind else f"c{place}"
-                for place, (_, kind) in enumerate(columns)
-            )
-            connection.execute(f"SELECT {values} FROM (\n{sql.strip().rstrip(';')}\n) AS t({names})")
-            columns = [(name, "VARCHAR" if "TIME ZONE" in kind else kind) for name, kind in columns]
-        rows = connection.fetchall()
-    except RuntimeError as error:
-        raise_if_interrupted(error)
-        raise
-    return Table(tuple(name for name, _ in columns), tuple(kind for _, kind in columns), rows)
+    """Run a checked query in a thread of its own: DuckDB misses Ctrl-C in long ones, a waiting thread does not."""
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        answer = thread.submit(_run, connection, sql)
+        try:
+            return answer.result()
+        except KeyboardInterrupt:
+            while not answer.done():
+                connection.interrupt()
+                time.sleep(0.01)
+            raise
+
+
+def _run(connection: duckdb.DuckDBPyConnection, sql: str) -> Table:
+    connection.execute("BEGIN TRANSACTION READ ONLY")
+    connection.execute(sql)
+    columns = [(str(entry[0]), str(entry[1])) for entry in connection.description or ()]
+    if any("TIME ZONE" in kind for _, kind in columns):  # Python's side of these needs a package that we do not
+        names = ", ".join(f"c{place}" for place in range(len(columns)))
+        values = ", ".join(
+            f"CAST(c{place} AS VARCHAR)" if "TIME ZONE" in kind else f"c{place}"
+            for place, (_, kind) in enumerate(columns)
+        )
+        connection.execute(f"SELECT {values} FROM (\n{sql.strip().rstrip(';')}\n) AS t({names})")
+        columns = [(name, "VARCHAR" if "TIME ZONE" in kind else kind) for name, kind in columns]
+    return Table(tuple(name for name, _ in columns), tuple(kind for _, kind in columns), connection.fetchall())
 
 
 def check(connection: duckdb.DuckDBPyConnection, sql: str) -> None:

@@ -7,7 +7,6 @@ they hold everything, because they are kept.
 
 from __future__ import annotations
 
-import tempfile
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evalspec.errors import StoreError
+from evalspec.store.engine import start
 from evalspec.store.schema import SCHEMA_VERSION, TABLES, VIEWS, TableSchema
 from evalspec.store.segments import Listing, Segment, list_segments, quoted, quoted_pattern, verify
 from evalspec.store.writer import RunLock
@@ -52,15 +52,7 @@ def open_reading(
     import duckdb
 
     segments: tuple[Segment, ...] = ()
-    connection = duckdb.connect(
-        ":memory:",
-        config={
-            "autoinstall_known_extensions": False,
-            "autoload_known_extensions": False,
-            "python_enable_replacements": False,
-            "temp_directory": str(Path(tempfile.gettempdir()) / "evalspec-duckdb"),
-        },
-    )
+    connection = start()
     try:
         attached = database.exists() and attach(connection, database, read_only=True)
         merged = _merged(connection) if attached else {}

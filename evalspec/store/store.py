@@ -22,6 +22,7 @@ import numpy as np
 from evalspec.errors import StoreError, suggest
 from evalspec.store import merging
 from evalspec.store.encoding import Row, decode, utc_now
+from evalspec.store.engine import start
 from evalspec.store.reading import Reading, open_reading, segment_folder
 from evalspec.store.schema import TABLES
 from evalspec.store.segments import list_segments, sync_folder, write_segment
@@ -75,7 +76,7 @@ class Store:
             lock = RunLock(folder)
         except OSError as error:
             raise StoreError(f"{self.folder}: the store cannot be written: {error.strerror}") from error
-        connection = duckdb.connect(":memory:", config={"threads": 1})
+        connection = start(threads=1)
         try:
             write_segment(connection, folder, run_id, 0, {"runs": [row], "cells": cells})
             sync_folder(self.folder)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from evalspec.errors import StoreError
 from evalspec.store.encoding import Row, utc_now
+from evalspec.store.engine import start
 from evalspec.store.segments import CommitError, raise_if_interrupted, sweep, write_segment
 
 Status = Literal["finished", "failed", "interrupted"]
@@ -71,12 +72,10 @@ class RunWriter:
     """
 
     def __init__(self, folder: Path, run: Mapping[str, object], lock: RunLock, sequence: int) -> None:
-        import duckdb
-
         self.run_id = folder.name
         self._folder, self._lock, self._sequence = folder, lock, sequence
         self._run: dict[str, Any] = dict(run)
-        self._connection = duckdb.connect(":memory:", config={"threads": 1, "temp_directory": ""})
+        self._connection = start(threads=1)
         self._finished = False
         sweep(folder)
 
