@@ -300,3 +300,18 @@ def test_only_recurrent_models_in_transformers_cannot_fork() -> None:
     assert {name: open_case("transformers", name).forks for name in CONFIGS} == {  # type: ignore[attr-defined]
         name: not name.startswith("mamba") for name in CONFIGS
     }
+
+
+@pytest.mark.parametrize("name", ["mamba", "mamba2"])
+def test_long_spans_fed_in_pieces_equal_one_pass(name: str) -> None:
+    batch = [*sequences(3, 150, 200, seed=11), *sequences(2, 3, 70, seed=12)]
+    whole = open_case("native", name, batch_tokens=1 << 20).extend([whole_span(tokens, keep=True) for tokens in batch])
+    pieces = open_case("native", name, batch_tokens=64)
+    alone = pieces.extend([whole_span(tokens, keep=True) for tokens in batch])
+    pieces.batch_tokens = 5 * 200
+    together = pieces.extend([whole_span(tokens, keep=True) for tokens in batch])
+    for one, *others in zip(whole, alone, together, strict=True):
+        for other in others:
+            np.testing.assert_allclose(one.logprobs, other.logprobs, atol=1e-5)
+            torch.testing.assert_close(one.state.memory.ssm, other.state.memory.ssm, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(one.state.memory.conv, other.state.memory.conv, atol=1e-5, rtol=1e-5)

@@ -82,7 +82,7 @@ class ForkingModel(ABC, Generic[Row, Batch]):
         self.end_tokens = end_tokens
         on_gpu = device.type == "cuda"
         # On a CPU larger batches leave its caches and gain nothing; a GPU wants the most that fits.
-        self.batch_tokens = batch_tokens or (16384 if on_gpu else 2048)
+        self.batch_tokens = batch_tokens or (16384 if on_gpu else 1024)
         self.most_rows = 256 if on_gpu else 64
         free = torch.cuda.mem_get_info(device)[0] if on_gpu else psutil.virtual_memory().available
         self.batch_bytes = free // 4

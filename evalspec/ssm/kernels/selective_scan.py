@@ -9,6 +9,8 @@ A position whose Δ is 0 leaves the state as it was: that is how padding is kept
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -47,7 +49,8 @@ def selective_scan_blocked(
     batch, length, channels = u.shape
     n = A.shape[1]
     # Time first, so that a step's values lie together; channels last, so that the innermost loops are long.
-    A = A.T.contiguous()  # n, e
+    # Powers of two instead of e: on CPUs torch computes them two to three times faster.
+    A = (A.T * math.log2(math.e)).contiguous()  # n, e
     delta_t, inputs_t = delta.transpose(0, 1)[:, :, None], (delta * u).transpose(0, 1)[:, :, None]  # l, b, 1, e
     B_t, C_t = B.transpose(0, 1)[..., None], C.transpose(0, 1)[:, :, None]  # l, b, n, 1 and l, b, 1, n
     h = u.new_zeros(batch, n, channels) if state is None else state.float().transpose(1, 2).contiguous()
@@ -57,7 +60,7 @@ def selective_scan_blocked(
     for start in range(0, length, steps):
         stop = min(start + steps, length)
         size = stop - start
-        torch.mul(delta_t[start:stop], A, out=decay[:size]).exp_()
+        torch.mul(delta_t[start:stop], A, out=decay[:size]).exp2_()
         torch.mul(inputs_t[start:stop], B_t[start:stop], out=states[:size])
         for decay_t, state_t in zip(decay[:size].unbind(0), states[:size].unbind(0), strict=True):
             h = state_t.addcmul_(decay_t, h)
