@@ -24,30 +24,34 @@ MOST_CHARACTERS = 16_000_000
 """Of prompts, before repetition is taken out: long prompts make the part smaller."""
 FAILED_BELOW = 0.5
 
+# Ranked by their keys alone: the prompts of a large run stay where they are until the part is chosen.
 CHOSEN = """
 WITH main AS (SELECT unnest($tasks) AS task, unnest($names) AS metric, unnest($filters) AS filter,
                      unnest($bounds) AS failed_below),
 judged AS (
-  SELECT s.*,
+  SELECT s.cell_id, s.sample_id, s.draw, s.repeat, s.stage,
          s.error IS NULL AND j.value IS NOT NULL AND m.failed_below IS NOT NULL AS judged,
          s.error IS NOT NULL OR coalesce(j.value < m.failed_below, false) AS failed
   FROM samples s JOIN cells c USING (run_id, cell_id)
   LEFT JOIN main m ON m.task = c.task
   LEFT JOIN scores j ON j.run_id = s.run_id AND j.cell_id = s.cell_id AND j.sample_id = s.sample_id
-    AND j.repeat IS NOT DISTINCT FROM s.repeat AND j.stage IS NOT DISTINCT FROM s.stage
-    AND j.draw IS NOT DISTINCT FROM s.draw
-    AND j.metric = m.metric AND j.filter IS NOT DISTINCT FROM m.filter
+    AND j.draw IS NOT DISTINCT FROM s.draw AND j.repeat IS NOT DISTINCT FROM s.repeat
+    AND j.stage IS NOT DISTINCT FROM s.stage AND j.metric = m.metric AND j.filter IS NOT DISTINCT FROM m.filter
   WHERE s.run_id = $run),
 placed AS (
   SELECT *, row_number() OVER (PARTITION BY cell_id, failed ORDER BY md5(sample_id), draw, repeat, stage) AS place,
          count(*) FILTER (failed) OVER (PARTITION BY cell_id) AS failures,
          count(*) FILTER (NOT failed) OVER (PARTITION BY cell_id) AS successes
-  FROM judged)
-SELECT * FROM placed
-WHERE CASE WHEN failed THEN place <= greatest($quota - $quota // 4, $quota - successes)
-           ELSE place <= greatest($quota // 4, $quota - failures) END
-ORDER BY sample_id, draw, repeat, stage"""
-
+  FROM judged),
+chosen AS (
+  SELECT * FROM placed
+  WHERE CASE WHEN failed THEN place <= greatest($quota - $quota // 4, $quota - successes)
+             ELSE place <= greatest($quota // 4, $quota - failures) END)
+SELECT s.*, c.judged, c.failed
+FROM samples s JOIN chosen c ON c.cell_id = s.cell_id AND c.sample_id = s.sample_id
+  AND c.draw IS NOT DISTINCT FROM s.draw AND c.repeat IS NOT DISTINCT FROM s.repeat
+  AND c.stage IS NOT DISTINCT FROM s.stage
+WHERE s.run_id = $run ORDER BY s.sample_id, s.draw, s.repeat, s.stage"""
 WANTED = "(SELECT DISTINCT unnest($cells) AS cell_id, unnest($samples) AS sample_id) AS wanted"
 
 
