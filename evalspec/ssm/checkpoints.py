@@ -97,7 +97,10 @@ def save(
     from safetensors.torch import save_file
 
     directory.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()}
+    weights = {
+        name: tensor.detach().to("cpu", torch.float32 if name.endswith(_ALWAYS_FLOAT32) else dtype).contiguous()
+        for name, tensor in model.state_dict().items()
+    }
     if model.tie_word_embeddings:
         del weights["lm_head.weight"]
     save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})

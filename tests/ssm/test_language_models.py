@@ -126,6 +126,9 @@ def test_sixteen_bit_weights_leave_decays_in_float32(pair: tuple[RecurrentLangua
     for name, parameter in short.named_parameters():
         exact = name.endswith(("A_log", "D", "dt_bias", "dt_proj.bias"))
         assert parameter.dtype == (torch.float32 if exact else torch.bfloat16)
+    checkpoints.save(model, tmp_path / "short", peer.config.to_dict(), dtype=torch.bfloat16)
+    for one, other in zip(short.parameters(), checkpoints.load(tmp_path / "short").parameters(), strict=True):
+        assert torch.equal(one.float(), other)
     ids = tokens(2, 40)
     assert (logits(short, ids).argmax(-1) == logits(model, ids).argmax(-1)).float().mean() > 0.8
 
