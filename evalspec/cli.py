@@ -170,6 +170,7 @@ def _run(options: argparse.Namespace) -> int:
             summaries.append(finished_json(finished, store))
         else:
             print(finished_table(finished, store))
+        _tell(store)
     if options.json:
         print(json.dumps(summaries if len(summaries) > 1 else summaries[0], indent=1))
     if failed:
@@ -184,6 +185,12 @@ def _store(path: Path, *, create: bool = False) -> Store:
     if not create and not path.exists() and not Path(f"{path}.d").exists():
         raise StoreError(f"there is no store at {path}; `evalspec run SPEC` makes one, `--store` names another")
     return Store(path)
+
+
+def _tell(store: Store) -> None:
+    """Say what was left out while the store was read: damaged segments."""
+    for problem in dict.fromkeys(store.problems):
+        print(f"store: {problem}", file=sys.stderr)
 
 
 def _report(options: argparse.Namespace) -> int:
@@ -202,7 +209,9 @@ def _report(options: argparse.Namespace) -> int:
 def _sql(options: argparse.Namespace) -> int:
     from evalspec.store import query
 
-    table = query(_store(options.store), options.query)
+    store = _store(options.store)
+    table = query(store, options.query)
+    _tell(store)
     if options.output:
         options.output.write_bytes(table.to_bytes(options.format))
     elif options.format == "parquet" and sys.stdout.isatty():
@@ -219,6 +228,7 @@ def _ls(options: argparse.Namespace) -> int:
 
     store = _store(options.store)
     print(json.dumps(runs_json(store), indent=1) if options.json else runs_table(store))
+    _tell(store)
     return 0
 
 
@@ -227,6 +237,7 @@ def _show(options: argparse.Namespace) -> int:
 
     store = _store(options.store)
     print(json.dumps(run_json(store, options.run), indent=1) if options.json else run_table(store, options.run))
+    _tell(store)
     return 0
 
 

@@ -15,8 +15,11 @@ def open_backend(model: Model) -> ForkingBackend:
         from evalspec.execute.backends.native import open_native
 
         return open_native(model)
+    from transformers.utils import logging
+
     from evalspec.execute.backends.transformers import open_transformers
 
+    logging.disable_progress_bar()  # a run has one progress line, its own
     return open_transformers(model)
 
 

@@ -79,6 +79,9 @@ class ForkingBackend(Protocol):
 
     name: str
     version: str
+    forks: bool
+    """Whether a state is really continued; False where the model's cache cannot be, and its tokens are fed again."""
+
     @property
     def identity(self) -> tuple[str, ...]:
         """Everything about it that can change a result: name, version, precision, kind of device."""
@@ -129,6 +132,7 @@ class Engine(Protocol):
 
     name: str
     version: str
+
     @property
     def identity(self) -> tuple[str, ...]:
         """Everything about it that can change a result."""

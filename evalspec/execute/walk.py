@@ -52,7 +52,9 @@ class _Walk:
         self.wanted: dict[int, dict[tuple[int, int], int]] = defaultdict(dict)
         self.slots = [self._slots(number) for number in range(len(forest.requests))]
         self.scored: dict[int, Extended] = {}
-        self.uncounted = {node: int(length) for node, length in enumerate(forest.length)}
+        # A backend that cannot fork its states feeds the whole path of a node again, and that is what is counted.
+        fed = forest.length if backend.forks else self.depth
+        self.uncounted = {node: int(length) for node, length in enumerate(fed)}
 
     def _depths(self) -> list[int]:
         """Tokens from the root to the end of each node."""
@@ -145,7 +147,7 @@ class _Walk:
     def _count(self, node: int) -> int:
         """Tokens on the way to a node that no result has been charged with yet."""
         total = 0
-        while node >= 0 and node in self.uncounted:
+        while node in self.uncounted:
             total += self.uncounted.pop(node)
             node = int(self.forest.parent[node])
         return total

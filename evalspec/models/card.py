@@ -147,7 +147,7 @@ def _from_hub(block: ModelBlock) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-    wanted = ["*.json", "*.safetensors", "tokenizer*", "*.model", "merges.txt", "vocab*", "*.jinja"]
+    wanted = ["*.json", "*.safetensors", "*.bin", "tokenizer*", "*.model", "merges.txt", "vocab*", "*.jinja"]
     try:
         return Path(snapshot_download(block.weights, revision=block.revision, allow_patterns=wanted))
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError) as error:

@@ -74,6 +74,11 @@ class Plan:
         """All cells, model by model."""
         return tuple(cell for part in self.models for cell in part.cells)
 
+    @property
+    def samples(self) -> int:
+        """How many samples all models have together."""
+        return sum(len(part.samples) for part in self.models)
+
 
 def identity(block: Block) -> str:
     """A block's content as canonical JSON."""

@@ -36,6 +36,7 @@ from evalspec.store import RunWriter, Store
 
 COMMIT_SECONDS = 2.0
 COMMIT_SAMPLES = 500
+MERGE_COMMITS = 100
 
 Key = tuple[str, str, int]
 
@@ -68,7 +69,7 @@ def run(plan: Plan, store: Store, reports: Path, *, fresh: bool = False, progres
     began = time.perf_counter()
     weights = {part.model.name: part.model.weights_hash for part in plan.models}
     earlier = None if fresh else store.find(plan.plan_id, weights)
-    if earlier and earlier["status"] == "finished" and not failures(store, earlier["run_id"]):
+    if earlier and earlier["status"] == "finished" and len(store.finished(earlier["run_id"])) == plan.samples:
         progress.say(f"nothing to compute: run {earlier['run_id']} has every answer (--fresh runs it again)")
         return _summary(earlier["run_id"], plan, store, reports, began)
     if earlier:
@@ -109,7 +110,7 @@ class _Work:
         self.plan, self.store, self.writer, self.fresh, self.progress = plan, store, writer, fresh, progress
         self.done = {(key.cell_id, key.sample_id, key.repeat) for key in store.finished(writer.run_id)}
         self.before = {str(row["cell_id"]): row for row in store.rows("efficiency", writer.run_id)}
-        self.computed = self.cached = self.computed_tokens = 0
+        self.computed = self.cached = self.computed_tokens = self.commits = 0
 
     def model(self, part: ModelPlan) -> None:
         """Everything that is still to be answered by one model."""
@@ -153,6 +154,9 @@ class _Work:
             rows["scores"] += score_rows(sample, answer)
             rows["retrievals"] += retrieval_rows(sample)
         self.writer.commit(rows)
+        self.commits += 1
+        if self.commits % MERGE_COMMITS == 0:
+            self.store.merge()  # a long run leaves many small segments, and readers are slower the more there are
 
 
 def _answers(
@@ -267,7 +271,7 @@ def _summary(run_id: str, plan: Plan, store: Store, reports: Path, began: float,
     return Finished(
         run_id=run_id,
         status="finished",
-        samples=sum(len(part.samples) for part in plan.models),
+        samples=plan.samples,
         failed=failures(store, run_id),
         computed=work.computed if work else 0,
         cached=work.cached if work else 0,

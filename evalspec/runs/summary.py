@@ -56,7 +56,13 @@ def find_run(connection: duckdb.DuckDBPyConnection, wanted: str | None) -> str:
 def _condition(params: Any) -> str:
     """A cell's swept values, named by the last part of their paths: retriever=bm25 k=5."""
     values = json.loads(params) if isinstance(params, str) else (params or {})
-    return " ".join(f"{path.rsplit('.', 1)[-1]}={value}" for path, value in values.items())
+    return " ".join(f"{path.rsplit('.', 1)[-1]}={_plain_text(value)}" for path, value in values.items())
+
+
+def _plain_text(value: Any) -> str:
+    """A value as it can stand in a line: texts with white space in quotes, newlines as \\n."""
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if text != "".join(text.split()) or not text else text
 
 
 def _metrics_text(store: Store, run_id: str, title: str, only: Collection[str] | None = None) -> str:

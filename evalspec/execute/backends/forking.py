@@ -64,6 +64,7 @@ class ForkingModel(ABC, Generic[Row, Batch]):
 
     name: str
     version: str
+    forks: bool = True
 
     def __init__(
         self,
