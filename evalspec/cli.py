@@ -199,9 +199,12 @@ def _report(options: argparse.Namespace) -> int:
 
     store = _store(options.store)
     reports = options.reports or options.store.parent
-    with store.connect() as connection:
-        page = render(connection, find_run(connection, options.run), reports)
-        render_index(connection, reports)
+    try:
+        with store.connect() as connection:
+            page = render(connection, find_run(connection, options.run), reports)
+            render_index(connection, reports)
+    except OSError as error:
+        raise EvalspecError(f"{reports}: the report cannot be written: {error.strerror}") from None
     print(page)
     return 0
 
@@ -213,7 +216,10 @@ def _sql(options: argparse.Namespace) -> int:
     table = query(store, options.query)
     _tell(store)
     if options.output:
-        options.output.write_bytes(table.to_bytes(options.format))
+        try:
+            options.output.write_bytes(table.to_bytes(options.format))
+        except OSError as error:
+            raise EvalspecError(f"{options.output} cannot be written: {error.strerror}") from None
     elif options.format == "parquet" and sys.stdout.isatty():
         raise EvalspecError("Parquet is not for a terminal: name a file with --output, or pipe it")
     elif options.format == "parquet":

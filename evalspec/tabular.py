@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import shutil
+import sys
 from collections.abc import Iterable, Sequence
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> str:
-    """A plain table, at most as wide as the terminal. Numbers stand at the right; None is an empty cell."""
+    """A plain table, as wide as the terminal (a pipe has no width). Numbers stand at the right; None is an empty cell."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -20,7 +21,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str |
         drawn.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in listed:
         drawn.add_row(*(_text(value) for value in row))
-    width = shutil.get_terminal_size((120, 24)).columns
+    width = shutil.get_terminal_size((120, 24)).columns if sys.stdout.isatty() else 400
     console = Console(file=io.StringIO(), width=max(60, width), color_system=None, highlight=False, markup=False)
     console.print(drawn)
     return "\n".join(line.rstrip() for line in console.file.getvalue().strip("\n").splitlines())  # type: ignore[attr-defined]

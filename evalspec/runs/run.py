@@ -13,12 +13,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
 import evalspec
-from evalspec.errors import EvalspecError, RunError
+from evalspec.errors import EvalspecError, RunError, StoreError
 from evalspec.execute.opening import describe_device, open_backend
 from evalspec.execute.protocols import Result
 from evalspec.execute.walk import walk
@@ -81,17 +81,28 @@ def run(plan: Plan, store: Store, reports: Path, *, fresh: bool = False, progres
             work.model(part)
         writer.commit({"metrics": aggregates(store, writer.run_id, plan)})
     except KeyboardInterrupt:
-        writer.finish("interrupted")
+        _give_up(writer, "interrupted")
         raise
     except EvalspecError as error:
-        writer.finish("failed")
+        _give_up(writer, "failed")
         raise RunError(f"{error}\nWhat was finished is kept; run the same command again to go on.") from error
     except BaseException:
-        writer.finish("failed")
+        _give_up(writer, "failed")
         raise
     writer.finish("finished")
-    store.merge()
+    try:
+        store.merge()
+    except StoreError as error:
+        progress.say(f"{error}")  # the segments hold everything; the next run merges them
     return _summary(writer.run_id, plan, store, reports, began, work)
+
+
+def _give_up(writer: RunWriter, status: Literal["interrupted", "failed"]) -> None:
+    """Mark how a run ended, if that can still be written; a run that says nothing reads as interrupted."""
+    try:
+        writer.finish(status)
+    except StoreError:
+        writer.close()
 
 
 def failures(store: Store, run_id: str) -> int:
@@ -265,9 +276,15 @@ def _summary(run_id: str, plan: Plan, store: Store, reports: Path, began: float,
     """Render the report, and say what the run came to; without `work` nothing was computed."""
     from evalspec.report import render, render_index
 
-    with store.connect() as connection:
-        page = render(connection, run_id, reports)
-        render_index(connection, reports)
+    try:
+        with store.connect() as connection:
+            page = render(connection, run_id, reports)
+            render_index(connection, reports)
+    except OSError as error:
+        raise RunError(
+            f"{reports}: the report cannot be written: {error.strerror}. All results are in the store; "
+            "`evalspec report` renders it again"
+        ) from error
     return Finished(
         run_id=run_id,
         status="finished",

@@ -66,7 +66,7 @@ def test_an_error_names_file_line_and_column_and_returns_2(tmp_path: Path) -> No
     (tmp_path / "prompts" / "rag.jinja").write_text("{{ question }}")
     (tmp_path / "wrong.yaml").write_text(text)
     said = evalspec("validate", "wrong.yaml", folder=tmp_path, code=2).stderr
-    assert "wrong.yaml:23:7: tasks.open_book.retrieval has no key `retreiver`. Did you mean `retriever`?" in said
+    assert "wrong.yaml:22:7: tasks.open_book.retrieval has no key `retreiver`. Did you mean `retriever`?" in said
     assert "^^^^^^^^^" in said
 
 
@@ -99,6 +99,24 @@ def test_a_broken_line_of_data_is_named_by_its_number(started: Path, tmp_path: P
     assert "7" in said
     data.write_text("")
     assert "questions.jsonl" in evalspec("plan", "specs/first.yaml", folder=tmp_path, code=2).stderr
+
+
+def test_a_full_disk_says_so_returns_1_and_keeps_what_was_finished(tmp_path: Path) -> None:
+    evalspec("init", folder=tmp_path)
+    # No file may grow beyond 24 KB: the first small commits fit, a report does not.
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (24_000, 24_000)); "
+        "from evalspec.runs import run; run.COMMIT_SAMPLES = 10; "
+        "from evalspec.cli import main; sys.exit(main(['run', 'specs/first.yaml']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "kept" in done.stderr or "All results are in the store" in done.stderr
+    before = int(evalspec("sql", "SELECT count(*) FROM samples", "--format", "csv", folder=tmp_path).stdout.split()[1])
+    assert before > 0
+    again = json.loads(evalspec("run", "specs/first.yaml", "--json", folder=tmp_path).stdout)
+    assert again["computed"] == again["samples"] - before
 
 
 def test_init_overwrites_nothing(started: Path) -> None:
@@ -145,7 +163,7 @@ def test_ls_show_and_report_find_the_run(started: Path) -> None:
     for name in (run["run_id"], run["run_id"][:12], "first"):
         assert json.loads(evalspec("show", name, "--json", folder=started).stdout)["run_id"] == run["run_id"]
     page = Path(evalspec("report", folder=started).stdout.strip())
-    assert (started / page).read_text().startswith("<!doctype html>")
+    assert (started / page).read_text().startswith("<!DOCTYPE html>")
     assert "there is no run `frist`. Did you mean `first`" in evalspec("show", "frist", folder=started, code=2).stderr
 
 
