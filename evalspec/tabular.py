@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> str:
-    """A plain table, as wide as the terminal (a pipe has no width). Numbers stand at the right; None is an empty cell."""
+    """A plain table, as wide as the terminal (a pipe has none). Numbers stand at the right; None is an empty cell."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
