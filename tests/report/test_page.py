@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import duckdb
@@ -14,75 +12,15 @@ import pytest
 
 from evalspec.report import render, render_index
 
-playwright = pytest.importorskip("playwright.sync_api", reason="the playwright package is not installed")
-
 RUN = "r-20261122-0930"
-CHROMIUM = os.environ.get("EVALSPEC_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not CHROMIUM, reason="no Chromium found (install chromium, or set EVALSPEC_CHROMIUM)"),
-]
+pytestmark = pytest.mark.browser
 
 Filled = Callable[..., duckdb.DuckDBPyConnection]
 HOSTILE = "</script><script>window.owned=1</script><img src=x onerror='window.owned=1'> <b>bold</b> {{ 7*7 }}"
 
 
-@dataclass
-class Visit:
-    """A page that was opened, and what the browser had to say about it."""
-
-    page: playwright.Page
-    complaints: list[str] = field(default_factory=list)
-    requests: list[str] = field(default_factory=list)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[playwright.Browser]:
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield opened
-        opened.close()
-
-
-@pytest.fixture
-def visit(browser: playwright.Browser) -> Iterator[Callable[..., Visit]]:
-    contexts = []
-
-    def go(path: Path, *, width: int = 1280, hash: str = "", charts: bool = True) -> Visit:
-        context = browser.new_context(viewport={"width": width, "height": 900})
-        contexts.append(context)
-        context.set_offline(True)
-        seen = Visit(context.new_page())
-
-        def guard(route: playwright.Route) -> None:
-            if route.request.url.startswith("file://"):
-                route.continue_()
-            else:
-                seen.requests.append(route.request.url)
-                route.abort()
-
-        context.route("**/*", guard)
-        seen.page.on("pageerror", lambda error: seen.complaints.append(str(error)))
-        seen.page.on(
-            "console",
-            lambda message: seen.complaints.append(message.text) if message.type in ("error", "warning") else None,
-        )
-        seen.page.goto(path.as_uri() + hash)
-        if charts:
-            seen.page.wait_for_selector("body[data-drawn]", timeout=60_000)
-        return seen
-
-    yield go
-    for context in contexts:
-        context.close()
-
-
 def test_every_chart_is_drawn_with_no_network_and_no_complaint(
-    filled: Filled, visit: Callable[..., Visit], tmp_path: Path
+    filled: Filled, visit: Callable[..., Any], tmp_path: Path
 ) -> None:
     path = render(filled(count=40), RUN, tmp_path)
     for width in (1280, 400):
@@ -100,7 +38,7 @@ def test_every_chart_is_drawn_with_no_network_and_no_complaint(
 
 
 def test_all_panels_and_models_of_the_main_figure_have_their_points(
-    filled: Filled, visit: Callable[..., Visit], tmp_path: Path
+    filled: Filled, visit: Callable[..., Any], tmp_path: Path
 ) -> None:
     seen = visit(render(filled(count=12), RUN, tmp_path))
     figure = seen.page.locator('[data-chart="open_book-by-k"]')
@@ -110,7 +48,7 @@ def test_all_panels_and_models_of_the_main_figure_have_their_points(
 
 
 def test_failures_only_lists_failures_and_nothing_else(
-    filled: Filled, visit: Callable[..., Visit], tmp_path: Path
+    filled: Filled, visit: Callable[..., Any], tmp_path: Path
 ) -> None:
     connection = filled(count=12)
     failed = connection.execute("SELECT count(*) FROM scores WHERE metric = 'exact_match' AND value < 0.5").fetchone()
@@ -124,7 +62,7 @@ def test_failures_only_lists_failures_and_nothing_else(
     assert rows and all(row.startswith("mamba · no passages") for row in rows)
 
 
-def test_search_and_keys_and_links_find_a_sample(filled: Filled, visit: Callable[..., Visit], tmp_path: Path) -> None:
+def test_search_and_keys_and_links_find_a_sample(filled: Filled, visit: Callable[..., Any], tmp_path: Path) -> None:
     connection = filled(count=12)
     path = render(connection, RUN, tmp_path)
     page = visit(path).page
@@ -151,7 +89,7 @@ def test_search_and_keys_and_links_find_a_sample(filled: Filled, visit: Callable
     assert "★" in page.inner_text("#detail .passages tr.gold")
 
 
-def test_a_hostile_output_is_shown_as_text(filled: Filled, visit: Callable[..., Visit], tmp_path: Path) -> None:
+def test_a_hostile_output_is_shown_as_text(filled: Filled, visit: Callable[..., Any], tmp_path: Path) -> None:
     connection = filled(count=12)
     connection.execute("UPDATE samples SET output = ?, prompt = ?, error = ?", [HOSTILE, HOSTILE, HOSTILE])
     connection.execute("UPDATE scores SET extracted = ?", [HOSTILE])
@@ -173,7 +111,7 @@ def test_a_hostile_output_is_shown_as_text(filled: Filled, visit: Callable[..., 
 
 
 def test_choices_show_log_probabilities_even_infinite_ones(
-    filled: Filled, visit: Callable[..., Visit], tmp_path: Path
+    filled: Filled, visit: Callable[..., Any], tmp_path: Path
 ) -> None:
     connection = filled(count=12)
     connection.execute(
@@ -185,7 +123,7 @@ def test_choices_show_log_probabilities_even_infinite_ones(
     assert ["blue", "-0.750", "likeliest, target"] in shown
 
 
-def test_tables_sort_by_number_and_filter_by_words(filled: Filled, visit: Callable[..., Visit], tmp_path: Path) -> None:
+def test_tables_sort_by_number_and_filter_by_words(filled: Filled, visit: Callable[..., Any], tmp_path: Path) -> None:
     page = visit(render(filled(count=12), RUN, tmp_path)).page
     page.fill("input.filter", "mamba2 bm25 exact")
     shown = page.locator("#all-metrics tbody tr:not([hidden])")
