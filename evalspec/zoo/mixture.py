@@ -9,7 +9,7 @@ them.
     records     key-value lists and queries of them
     labels      words under label words whose meaning is new in each document
     arithmetic  a dial, its turns, and where it stands, with or without written steps
-    echo        a primer, much of it early and little later: records that come again
+    copy, echo, restate   primers, much of them early and few later: words, records and passages that come again
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from evalspec.zoo.tokenizer import BOS, EOS, encode_words, vocabulary
 MARK = 0x8000  # the bit of a token that carries the loss
 SHARES = {"rag": 0.5, "records": 0.2, "labels": 0.12, "arithmetic": 0.18}
 TASKS = tuple(SHARES)
-PRIMER = 0.3  # share of the primer `echo` at first; it falls to a tenth of that as difficulty grows
+PRIMER = 0.45  # share of the primer tasks at first; it falls to a tenth of that as difficulty grows
+PRIMERS = ("copy", "echo", "restate")
 UNKNOWN = "unknown"  # the answer when no passage holds it
 
 INSTRUCTIONS = {
@@ -39,7 +40,7 @@ INSTRUCTIONS = {
     "labels": ("Choose the label of each word.", "Sort the words by their category."),
     "arithmetic": ("Think in steps.", "Follow the dial."),
 }  # fmt: skip
-EASY = 0.3  # difficulty below which every question is asked in two wordings
+EASY = 0.3  # difficulty below which there are several questions, each in two wordings, and mostly about one attribute
 BULLETS = ("- ", "", "Passage: ", "* ")
 
 
@@ -64,6 +65,10 @@ class Page:
         ids = encode_words(f" {text}\n")
         self.tokens += [at | MARK for at in ids] if marked else ids
 
+    def repeat(self, text: str) -> None:
+        """Text that stood before and is all marked; it must begin as in `write`."""
+        self.tokens += [at | MARK for at in encode_words(text)]
+
     def special(self, token: str) -> None:
         """One special token."""
         self.tokens.append(vocabulary()[token])
@@ -79,16 +84,16 @@ def draw_sequence(
     rng = stream("zoo", seed, number)
     drawn, chosen = rng.random(), task
     if chosen is None:
-        echo = PRIMER * (1.0 - 0.9 * difficulty)
-        chosen, drawn = "echo", drawn - echo
+        primer = PRIMER * (1.0 - 0.9 * (difficulty - 0.1) / 0.9)
+        chosen, drawn = pick(rng, PRIMERS), drawn - primer
         for name, share in SHARES.items():
             if drawn >= 0:
-                chosen, drawn = name, drawn - share * (1.0 - echo)
+                chosen, drawn = name, drawn - share * (1.0 - primer)
     page = Page(length)
     if rng.random() < 0.2:
         page.special(BOS)
     while not page.full:
-        if chosen != "echo" and rng.random() < 0.12:
+        if chosen in INSTRUCTIONS and rng.random() < 0.12 * difficulty:
             page.write(pick(rng, INSTRUCTIONS[chosen]) + "\n\n")
         DOCUMENTS[chosen](rng, page, difficulty)
         page.special(EOS)
@@ -105,7 +110,7 @@ def rag_document(rng: Random, page: Page, difficulty: float) -> None:
     bullet = BULLETS[0] if rng.random() < 0.85 else pick(rng, BULLETS)
     k = draw_k(rng, difficulty)
     varies, several = rng.random() < 0.15, rng.random() < 0.8 - 0.3 * difficulty
-    neighbours = pick(rng, NEIGHBOURS)
+    neighbours = same_attribute if difficulty < EASY and rng.random() < 0.4 else pick(rng, NEIGHBOURS)
     blocks = between(rng, 1, 5) if rng.random() < 0.15 else 100
     seen: set[Fact] = set()
     while blocks > 0 and not page.full:
@@ -182,10 +187,10 @@ def records_document(rng: Random, page: Page, difficulty: float) -> None:
     while not page.full:
         n = round(2 * (1 + 19 * difficulty) ** rng.random())
         pairs = draw_pairs(rng, n)
-        page.write("Records:\n" + "".join(f"{key}: {value}\n" for key, value in pairs))
+        page.write("Records:\n" + "".join(f"{key}: {value}\n" for key, value in pairs) + "Find:\n")
         queries = between(rng, 2, 12) if rng.random() < 0.7 or difficulty < EASY else 1
         for key, value in shuffled(rng, pairs, queries):
-            page.write(f"Key: {key}\nValue:")
+            page.write(f"{key}:")
             page.answer(value)
         page.write("\n")
 
@@ -223,12 +228,41 @@ def arithmetic_document(rng: Random, page: Page, difficulty: float) -> None:
             return
 
 
-def echo_document(rng: Random, page: Page, difficulty: float) -> None:
-    """The primer: records that come again and again, their values marked from the second time on.
+def copy_document(rng: Random, page: Page, difficulty: float) -> None:
+    """A primer: words in random order, then the same words in the same order, again and again.
 
-    A quarter of its tokens carry loss, all for finding an earlier key. Without it the search for the context's own facts starts
-    late or never: single answers give too little signal to leave the plateau of guessing among the values in sight.
+    The primers are dense in tokens that only a search of the context predicts. Without them that search starts late or never: single
+    answers give too little signal to leave the plateau of guessing among the values in sight.
     """
+    while not page.full:
+        words = " ".join(shuffled(rng, lexicon.WORDS, between(rng, 3, 8 + round(40 * difficulty))))
+        page.write(words)
+        for _ in range(between(rng, 1, 3)):
+            page.write("\n" + words[: words.index(" ")])  # the first word says that they come again, and is no guess
+            page.repeat(words[words.index(" ") :])
+        page.write("\n\n")
+
+
+def restate_document(rng: Random, page: Page, difficulty: float) -> None:
+    """A primer: passages, then the same ones in another order; the values of the second time are marked."""
+    world = draw_world(rng, people=max(4, round(24 * difficulty)), towns=4, things=4)
+    while not page.full:
+        gold = pick(rng, world.facts)
+        shown = [gold]
+        for fact in pick(rng, (near_misses, same_attribute))(rng, world, gold, 20):
+            if fact not in shown and len(shown) < between(rng, 2, 3 + round(9 * difficulty)):
+                shown.append(fact)
+        page.write("".join(f"- {fact.text}\n" for fact in shown))
+        for fact in shuffled(rng, shown):
+            before, after = fact.text.split(" " + fact.value, 1) if " " + fact.value in fact.text else (fact.text, "")
+            page.write(f"- {before}")
+            page.repeat(" " + fact.value + after if after else "")
+            page.write("\n")
+        page.write("\n")
+
+
+def echo_document(rng: Random, page: Page, difficulty: float) -> None:
+    """A primer: records that come again and again, their values marked from the second time on."""
     pairs = draw_pairs(rng, between(rng, 2, 4 + round(28 * difficulty)))
     seen: set[str] = set()
     page.write("Records:\n")
@@ -244,5 +278,7 @@ DOCUMENTS: dict[str, Callable[[Random, Page, float], None]] = {
     "records": records_document,
     "labels": labels_document,
     "arithmetic": arithmetic_document,
+    "copy": copy_document,
     "echo": echo_document,
+    "restate": restate_document,
 }

@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from evalspec.zoo.mixture import draw_sequence
 
 PIECE = 1024  # sequences that a process draws at a time
-FLAT, GROWN = 0.08, 0.35  # parts of the budget: sequences are easy until the first, and of full size from the second on
+SHORT = 64  # tokens that a model sees at a time while it is in the first part of the budget
+FLAT = 0.25  # part of the budget until which sequences are short and easy
+GROWN = 0.55  # part of the budget from which on they are of full size
 
 
 def difficulty_at(progress: float) -> float:
@@ -30,9 +32,24 @@ def difficulty_at(progress: float) -> float:
 
 
 def draw_piece(start: int, *, seed: str, count: int, length: int) -> NDArray[np.uint16]:
-    """Sequences start … start + PIECE − 1 (fewer at the end of the count)."""
-    stop = min(start + PIECE, count)
-    return np.stack([draw_sequence(seed, n, length, difficulty_at(n / count)) for n in range(start, stop)])
+    """Sequences start … start + PIECE − 1 (fewer at the end of the count).
+
+    While sequences are short, a row holds several of SHORT tokens, each of which begins anew, and one token to predict last.
+    """
+    rows = []
+    for number in range(start, min(start + PIECE, count)):
+        difficulty = difficulty_at(number / count)
+        if number < short_rows(count):
+            parts = [draw_sequence(f"{seed}-short", number * 64 + i, SHORT, difficulty) for i in range(length // SHORT)]
+            rows.append(np.concatenate([*parts, parts[0][:1] & 0x7FFF]))
+        else:
+            rows.append(draw_sequence(seed, number, length, difficulty))
+    return np.stack(rows)
+
+
+def short_rows(count: int) -> int:
+    """How many of `count` rows hold short sequences."""
+    return int(FLAT * count)
 
 
 def write_sequences(path: Path, *, seed: str, count: int, length: int, processes: int | None = None) -> None:

@@ -57,7 +57,7 @@ def words() -> tuple[str, ...]:
     sentences = sentences.replace("{e}", " ").replace("{v}", " ")
     dial = "A dial with the numbers 0 to 9 shows. Turn it up by down What does it show Answer Steps"
     found = re.findall(r"[A-Za-z]+", " ".join([ENGLISH, sentences, dial]))
-    return tuple(sorted({*found, *lexicon.KEYS, *lexicon.LABELS}))
+    return tuple(sorted({*found, *lexicon.WORDS, *lexicon.LABELS}))
 
 
 @cache

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from evalspec.zoo.architectures import FAMILIES, TRAINED_LENGTH, build, hidden_of, layers_of, without_decay
 from evalspec.zoo.mixture import MARK, TASKS
-from evalspec.zoo.sequences import held_out, pieces, read_sequences, write_sequences
+from evalspec.zoo.sequences import SHORT, held_out, pieces, read_sequences, short_rows, write_sequences
 
 OTHER = 0.02  # weight in the loss of tokens that are no answer
 WARMUP = 300  # steps
@@ -89,7 +89,7 @@ def train(
     model = build(family, seed).to(device).train()
     if compiled:
         for layer in layers_of(family, model):
-            layer.compile()
+            layer.compile(dynamic=False)  # two lengths, each with kernels of its own
     judge = _judge(family, model, device, compiled)
     optimizer = _optimizer(model, learning_rate, fused=device.type == "cuda")
     data = torch.from_numpy(np.ascontiguousarray(rows).view(np.int16)).to(device)  # all of it: less than a gigabyte
@@ -104,7 +104,10 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * schedule(step, steps)
         ids, weight = split_marks(data[step * batch : (step + 1) * batch])
-        losses, _ = judge(ids)
+        inputs, following = ids[:, :-1], ids[:, 1:]
+        if step * batch < short_rows(len(rows)):
+            inputs, following, weight = (part.reshape(-1, SHORT) for part in (inputs, following, weight))
+        losses, _ = judge(inputs, following)
         weight = torch.where(weight, 1.0, OTHER)
         # A mean over each sequence first, so that tasks count by their share and not by how many tokens they mark.
         loss = ((losses * weight).sum(1) / weight.sum(1)).mean()
@@ -153,7 +156,7 @@ def evaluate(judge: Any, held: NDArray[np.uint16], batch: int, device: torch.dev
     for piece in pieces(held, batch):
         ids, marked = split_marks(torch.from_numpy(piece.view(np.int16).copy()).to(device))
         # Same graph as in training (no second compilation for no_grad); nothing is kept of it.
-        losses, correct = judge(ids)
+        losses, correct = judge(ids[:, :-1], ids[:, 1:])
         loss += losses.detach()[marked].sum().item()
         tokens += marked.sum().item()
         begins = marked & ~F.pad(marked, (1, 0))[:, :-1]
@@ -166,7 +169,7 @@ def evaluate(judge: Any, held: NDArray[np.uint16], batch: int, device: torch.dev
 
 
 def _judge(family: str, model: nn.Module, device: torch.device, compiled: bool) -> Any:
-    """Token ids (b, l + 1) → losses (b, l) of the next tokens in float32, and whether each is the most likely one."""
+    """Token ids and those that follow (b, l) → losses (b, l) in float32, and whether each is the most likely."""
     hidden = hidden_of(family, model)
     head = model.get_output_embeddings() if family == "transformer" else model.lm_head  # type: ignore[operator]
 
@@ -176,11 +179,11 @@ def _judge(family: str, model: nn.Module, device: torch.device, compiled: bool) 
         return losses.view_as(following), logits.argmax(-1) == following
 
     if compiled:
-        compare = torch.compile(compare)
+        compare = torch.compile(compare, dynamic=False)
 
-    def judge(ids: Tensor) -> tuple[Tensor, Tensor]:
+    def judge(inputs: Tensor, following: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            return compare(hidden(ids[:, :-1]), ids[:, 1:])
+            return compare(hidden(inputs), following)
 
     return judge
 

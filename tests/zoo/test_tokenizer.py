@@ -31,7 +31,7 @@ def test_the_shipped_tokenizer_is_the_built_one_and_adds_nothing(family: str) ->
     assert ids == TOKENIZER.encode(text).ids and tokenizer.decode(ids) == text
 
 
-@pytest.mark.parametrize("word", [*lexicon.KEYS[::7], *lexicon.LABELS, "Question", "7"])
+@pytest.mark.parametrize("word", [*lexicon.WORDS[::7], *lexicon.LABELS, "Question", "7"])
 def test_a_word_is_one_token_after_a_space(word: str) -> None:
     assert len(TOKENIZER.encode(" " + word).ids) == 1
 

@@ -88,5 +88,11 @@ CATEGORIES: dict[str, tuple[str, ...]] = {
 }
 """What a word is. Labelled examples ask for it under a meaningless label word."""
 
-KEYS = tuple(word for words in CATEGORIES.values() for word in words) + LAST_NAMES
-"""Words that key-value records draw their keys and their values from."""
+NAMES = FIRST_NAMES + LAST_NAMES + TOWNS
+"""What key-value records give as values."""
+
+KEYS = JOBS + PETS + INSTRUMENTS + FOODS + PRODUCTS + COLOURS + MATERIALS + THINGS + PLACES
+"""What key-value records are found by."""
+
+WORDS = tuple(word for words in CATEGORIES.values() for word in words) + LAST_NAMES
+"""All words but the labels."""

@@ -5,14 +5,15 @@ from __future__ import annotations
 from random import Random
 
 from evalspec.data.worlds.chance import pick, shuffled
-from evalspec.data.worlds.lexicon import KEYS
+from evalspec.data.worlds.lexicon import KEYS, NAMES
 
 
 def draw_pairs(rng: Random, n: int) -> list[tuple[str, str]]:
-    """`n` keys and their values, all different, and no key is also a value, so that each is seen once in the list.
+    """`n` different keys, all of them common nouns, each with a name as its value: "lantern: Anna".
 
-    Where there are too few words for that, several keys share a value.
+    The values differ too as long as there are as many names; beyond that several keys share one.
     """
-    words = shuffled(rng, KEYS, min(2 * n, len(KEYS)))
-    keys, values = words[:n], words[n:]
-    return list(zip(keys, values if len(values) == n else [pick(rng, values) for _ in keys], strict=True))
+    keys = shuffled(rng, KEYS, n)
+    values = shuffled(rng, NAMES, n)
+    values += [pick(rng, NAMES) for _ in range(n - len(values))]
+    return list(zip(keys, values, strict=True))

@@ -106,12 +106,12 @@ def labels(seed: int, count: int | None = None, *, categories: int = 4) -> list[
 def records(seed: int, count: int | None = None, *, n: int | Sequence[int] = 10) -> list[Row]:
     """Lists of `n` records and the key of one of them. With several `n`, rows take them in turn.
 
-    `depth` is the place of the asked record from 0 (first) to 1 (last). DataError unless 1 ≤ n ≤ the number of words.
+    `depth` is the place of the asked record from 0 (first) to 1 (last). DataError unless 1 ≤ n ≤ the number of keys.
     """
     sizes = [n] if isinstance(n, int) else list(n)
     for size in sizes:
-        if not 1 <= size <= len(lexicon.KEYS) - 1:
-            raise DataError(f"`world.records` has 1 to {len(lexicon.KEYS) - 1} records, not {size}")
+        if not 1 <= size <= len(lexicon.KEYS):
+            raise DataError(f"`world.records` has 1 to {len(lexicon.KEYS)} records, not {size}")
     rng = stream("records", seed)
     rows = []
     for number in range(DEFAULT_COUNT if count is None else count):
