@@ -20,6 +20,7 @@ from evalspec.retrieval import Hit, Passage, retrieve
 from evalspec.spec.blocks import PromptBlock, ShotsBlock, TaskBlock
 
 Chat = Callable[[Sequence[Mapping[str, str]]], str]
+Key = tuple[str, str]  # where a row stands (`rows`, or `shots` where these have data of their own), and its id
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,8 @@ def _answer(templates: Templates, row: Row, where: str) -> Answer:
         choices = tuple(template.render(row.values) for template in templates.choices)
     if len(choices) < 2:
         raise PromptError(f"{where}: row {row.id} has {len(choices)} choices; at least two are needed")
+    if isinstance(raw, list | tuple) and not raw:
+        raise PromptError(f"{where}: prompt.target of row {row.id} is an empty list")
     gold = frozenset(_index(item, choices, row, where) for item in (raw if isinstance(raw, list | tuple) else [raw]))
     return Answer(tuple(choices[number] for number in sorted(gold)), choices, gold)
 
@@ -181,12 +184,14 @@ def draft_task(
         raise PromptError(f"{where}: all rows are in the pool of shots, none is left to evaluate; lower `shots.pool`")
     samples = evaluated[:limit]
 
-    answers: dict[str, Answer] = {}
+    # Rows of `shots.data` number themselves as they like: their ids name other rows than the task's own.
+    place = "shots" if source.pool is not None else "rows"
+    answers: dict[Key, Answer] = {}
 
-    def answer(row: Row) -> Answer:
-        if row.id not in answers:
-            answers[row.id] = _answer(templates, row, where)
-        return answers[row.id]
+    def answer(place: str, row: Row) -> Answer:
+        if (place, row.id) not in answers:
+            answers[place, row.id] = _answer(templates, row, where)
+        return answers[place, row.id]
 
     chosen: list[list[tuple[Row, ...]]] = []
     with located(f"{where}.prompt.shots"):
@@ -197,30 +202,33 @@ def draft_task(
                     pool,
                     samples,
                     draw=draw,
-                    label=lambda row: templates.label.render(row.values) if templates.label else answer(row).targets[0],
+                    label=lambda row: (
+                        templates.label.render(row.values) if templates.label else answer(place, row).targets[0]
+                    ),
                     query=lambda row: _shot_query(templates, row),
                 )
             )
-    shown = {row.id: row for row in samples} | {row.id: row for draw in chosen for some in draw for row in some}
-    hits, gold = _passages(name, task, templates, source, list(shown.values()), cache)
+    shown: dict[Key, Row] = {("rows", row.id): row for row in samples}
+    shown |= {(place, row.id): row for draw in chosen for some in draw for row in some}
+    hits, gold = _passages(name, task, templates, source, shown, cache)
 
-    questions = {id: templates.question.render(_seen(task, row, hits)) for id, row in shown.items()}
+    questions = {key: templates.question.render(_seen(task, row, hits.get(key, ()))) for key, row in shown.items()}
     drafts = []
     for draw, sets in enumerate(chosen):
         for row, examples in zip(samples, sets, strict=True):
-            worked = [(questions[shot.id], next(iter(answer(shot).targets), "")) for shot in examples]
-            right = answer(row)
+            worked = [(questions[place, shot.id], next(iter(answer(place, shot).targets), "")) for shot in examples]
+            right, own = answer("rows", row), ("rows", row.id)
             drafts.append(
                 Draft(
                     sample_id=row.id,
                     draw=draw,
-                    prompt=_join(task.prompt, templates, row, worked, questions[row.id], chat),
+                    prompt=_join(task.prompt, templates, row, worked, questions[own], chat),
                     targets=right.targets,
                     choices=right.choices,
                     gold_choices=right.gold,
                     shot_ids=tuple(shot.id for shot in examples),
-                    hits=hits.get(row.id, ()),
-                    gold_ids=gold.get(row.id, ()),
+                    hits=hits.get(own, ()),
+                    gold_ids=gold.get(own, ()),
                     cluster=templates.cluster.render(row.values) if templates.cluster else None,
                 )
             )
@@ -231,20 +239,19 @@ def _shot_query(templates: Templates, row: Row) -> str:
     return (templates.shot_query or templates.query or templates.question).render(row.values)
 
 
-def _seen(task: TaskBlock, row: Row, hits: Mapping[str, tuple[Hit, ...]]) -> dict[str, Any]:
+def _seen(task: TaskBlock, row: Row, hits: Sequence[Hit]) -> dict[str, Any]:
     """What a template sees: the row's columns, and with a retrieval block its passages."""
     if task.retrieval is None:
         return dict(row.values)
-    passages = [
-        {"id": hit.passage.id, "text": hit.passage.text, "rank": hit.rank, "score": hit.score} for hit in hits[row.id]
-    ]
+    passages = [{"id": hit.passage.id, "text": hit.passage.text, "rank": hit.rank, "score": hit.score} for hit in hits]
     return {**row.values, "passages": passages}
 
 
 def _passages(
-    name: str, task: TaskBlock, templates: Templates, source: Source, rows: Sequence[Row], cache: Path
-) -> tuple[dict[str, tuple[Hit, ...]], dict[str, tuple[str, ...]]]:
+    name: str, task: TaskBlock, templates: Templates, source: Source, shown: Mapping[Key, Row], cache: Path
+) -> tuple[dict[Key, tuple[Hit, ...]], dict[Key, tuple[str, ...]]]:
     """Retrieved passages and gold ids of each row."""
+    rows = list(shown.values())
     block = task.retrieval
     if block is None:
         return {}, {}
@@ -256,7 +263,7 @@ def _passages(
     ids = [row.id for row in rows]
     with located(f"tasks.{name}.retrieval"):
         found = retrieve(block, passages, queries, gold, ids, cache)
-    return dict(zip(ids, found, strict=True)), dict(zip(ids, gold, strict=True)) if gold else {}
+    return dict(zip(shown, found, strict=True)), dict(zip(shown, gold, strict=True)) if gold else {}
 
 
 def _join(
