@@ -114,19 +114,19 @@ class Answer:
 def _answer(templates: Templates, row: Row, where: str) -> Answer:
     if templates.target is None:
         return Answer(())
-    raw = templates.target.evaluate(row.values)
+    raw = templates.target.evaluate(row.values, row.id)
     if templates.choices is None:
         targets = _texts(raw)
         if not targets:
             raise PromptError(f"{where}: prompt.target of row {row.id} is an empty list")
         return Answer(targets)
     if isinstance(templates.choices, Template):
-        listed = templates.choices.evaluate(row.values)
+        listed = templates.choices.evaluate(row.values, row.id)
         if not isinstance(listed, list | tuple):
             raise PromptError(f"{where}: prompt.choices of row {row.id} is not a list but {listed!r}")
         choices = _texts(listed)
     else:
-        choices = tuple(template.render(row.values) for template in templates.choices)
+        choices = tuple(template.render(row.values, row.id) for template in templates.choices)
     if len(choices) < 2:
         raise PromptError(f"{where}: row {row.id} has {len(choices)} choices; at least two are needed")
     if isinstance(raw, list | tuple) and not raw:
@@ -203,7 +203,7 @@ def draft_task(
                     samples,
                     draw=draw,
                     label=lambda row: (
-                        templates.label.render(row.values) if templates.label else answer(place, row).targets[0]
+                        templates.label.render(row.values, row.id) if templates.label else answer(place, row).targets[0]
                     ),
                     query=lambda row: _shot_query(templates, row),
                 )
@@ -212,7 +212,9 @@ def draft_task(
     shown |= {(place, row.id): row for draw in chosen for some in draw for row in some}
     hits, gold = _passages(name, task, templates, source, shown, cache)
 
-    questions = {key: templates.question.render(_seen(task, row, hits.get(key, ()))) for key, row in shown.items()}
+    questions = {
+        key: templates.question.render(_seen(task, row, hits.get(key, ())), row.id) for key, row in shown.items()
+    }
     drafts = []
     for draw, sets in enumerate(chosen):
         for row, examples in zip(samples, sets, strict=True):
@@ -229,14 +231,14 @@ def draft_task(
                     shot_ids=tuple(shot.id for shot in examples),
                     hits=hits.get(own, ()),
                     gold_ids=gold.get(own, ()),
-                    cluster=templates.cluster.render(row.values) if templates.cluster else None,
+                    cluster=templates.cluster.render(row.values, row.id) if templates.cluster else None,
                 )
             )
     return drafts, templates
 
 
 def _shot_query(templates: Templates, row: Row) -> str:
-    return (templates.shot_query or templates.query or templates.question).render(row.values)
+    return (templates.shot_query or templates.query or templates.question).render(row.values, row.id)
 
 
 def _seen(task: TaskBlock, row: Row, hits: Sequence[Hit]) -> dict[str, Any]:
@@ -255,11 +257,10 @@ def _passages(
     block = task.retrieval
     if block is None:
         return {}, {}
-    gold = [_texts(templates.gold.evaluate(row.values)) for row in rows] if templates.gold else None
-    queries = [templates.query.render(row.values) for row in rows] if templates.query else []
+    gold = [_texts(templates.gold.evaluate(row.values, row.id)) for row in rows] if templates.gold else None
+    queries = [templates.query.render(row.values, row.id) for row in rows] if templates.query else []
     corpus = source.corpus.rows if source.corpus else ()
-    render = templates.passage.render if templates.passage else str
-    passages = [Passage(row.id, render(row.values)) for row in corpus]
+    passages = [Passage(row.id, templates.passage.render(row.values, row.id)) for row in corpus if templates.passage]
     ids = [row.id for row in rows]
     with located(f"tasks.{name}.retrieval"):
         found = retrieve(block, passages, queries, gold, ids, cache)
@@ -275,12 +276,12 @@ def _join(
     chat: Chat | None,
 ) -> str:
     """Description, shots and question as one text; for a chat model, shots are turns of the conversation."""
-    description = templates.description.render(row.values)
+    description = templates.description.render(row.values, row.id)
     if chat is None:
         shots = "".join(f"{asked}{block.delimiter}{told}{block.separator}" for asked, told in worked)
         return description + shots + question
     messages = []
-    system = (templates.system.render(row.values) if templates.system else "") or ""
+    system = (templates.system.render(row.values, row.id) if templates.system else "") or ""
     if system or description:
         messages.append({"role": "system", "content": "\n".join(part for part in (system, description) if part)})
     for asked, told in worked:

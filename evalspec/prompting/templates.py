@@ -17,8 +17,24 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from evalspec.errors import PromptError, suggest
 
-_FILES = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-_INLINE = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+
+class NullError(ValueError):
+    """A template wrote a null."""
+
+
+def _not_null(value: Any) -> Any:
+    """A null has no text: Jinja's `None` in a prompt or a right answer is a hole in the data that nobody would see."""
+    if value is None:
+        raise NullError
+    return value
+
+
+_FILES = ImmutableSandboxedEnvironment(
+    undefined=jinja2.StrictUndefined, finalize=_not_null, trim_blocks=True, lstrip_blocks=True
+)
+_INLINE = ImmutableSandboxedEnvironment(
+    undefined=jinja2.StrictUndefined, finalize=_not_null, keep_trailing_newline=True
+)
 _EXPRESSION = re.compile(r"\{\{((?:(?!\{\{|\}\}|\{%).)*)\}\}", re.DOTALL)
 
 
@@ -31,33 +47,53 @@ class Template:
     _compiled: jinja2.Template
     _expression: Any = None
 
-    def render(self, values: Mapping[str, Any]) -> str:
-        """The template's text with `values` filled in. Raises PromptError naming what is missing."""
+    def render(self, values: Mapping[str, Any], row: str = "") -> str:
+        """The template's text with `values` filled in; `row` is the id that errors name.
+
+        Raises PromptError naming what is missing or null.
+        """
         try:
             return self._compiled.render(values)
         except jinja2.UndefinedError as error:
-            raise PromptError(self._undefined(error, values)) from None
+            raise PromptError(self._undefined(error, values, row)) from None
+        except NullError:
+            raise PromptError(self._null(values, row)) from None
         except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, OverflowError) as error:
-            raise PromptError(f"{self.where}: cannot be rendered: {error}") from None
+            raise PromptError(f"{self.where}: {_the_row(row)} cannot be rendered: {error}") from None
 
-    def evaluate(self, values: Mapping[str, Any]) -> Any:
+    def evaluate(self, values: Mapping[str, Any], row: str = "") -> Any:
         """Like `render`, but a template that is one `{{ expression }}` keeps its value's type (a list, a number)."""
         if self._expression is None:
-            return self.render(values)
+            return self.render(values, row)
         try:
             value = self._expression(**values)
         except jinja2.UndefinedError as error:
-            raise PromptError(self._undefined(error, values)) from None
+            raise PromptError(self._undefined(error, values, row)) from None
         except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
-            raise PromptError(f"{self.where}: cannot be evaluated: {error}") from None
+            raise PromptError(f"{self.where}: {_the_row(row)} cannot be evaluated: {error}") from None
         if isinstance(value, jinja2.Undefined):
-            raise PromptError(f"{self.where}: `{self.text.strip()}` is undefined; the row has {_columns(values)}")
+            has = f"{_the_row(row)} has {_columns(values)}"
+            raise PromptError(f"{self.where}: `{self.text.strip()}` is undefined; {has}")
+        if value is None or (isinstance(value, list | tuple) and None in value):
+            raise PromptError(self._null(values, row))
         return value
 
-    def _undefined(self, error: jinja2.UndefinedError, values: Mapping[str, Any]) -> str:
+    def _undefined(self, error: jinja2.UndefinedError, values: Mapping[str, Any], row: str) -> str:
         found = re.search(r"'([^']+)' is undefined", str(error))
         hint = suggest(found[1], values) if found else ""
-        return f"{self.where}: {error.message}.{hint} The row has {_columns(values)}"
+        return f"{self.where}: {error.message}.{hint} {_the_row(row, 'The row')} has {_columns(values)}"
+
+    def _null(self, values: Mapping[str, Any], row: str) -> str:
+        nulls = [name for name, value in values.items() if value is None]
+        which = f" (its nulls: {_columns(dict.fromkeys(nulls))})" if nulls else ""
+        return (
+            f"{self.where}: a value of {_the_row(row)} is null, which has no text{which}; "
+            f"drop such rows, or say what stands for it: `{{{{ {nulls[0] if nulls else 'column'} or '…' }}}}`"
+        )
+
+
+def _the_row(row: str, alone: str = "the row") -> str:
+    return f"{alone} `{row}`" if row else alone
 
 
 def _columns(values: Mapping[str, Any]) -> str:

@@ -25,9 +25,22 @@ def test_a_single_expression_keeps_its_type() -> None:
     assert compile_template("{{ a }}{{ b }}", ROOT, "x").evaluate({"a": 1, "b": 2}) == "12"
 
 
+@pytest.mark.parametrize("source", ["Q: {{ q }}", "{{ q }}", "{{ [q, 'x'] }}", "{{ row.q }}"])
+def test_a_null_is_an_error_and_never_the_word_none(source: str) -> None:
+    template = compile_template(source, ROOT, "tasks.t.prompt.target")
+    with pytest.raises(PromptError, match=r"tasks\.t\.prompt\.target: .*row `r7` is null.*`q`.*`\{\{ q or '…' \}\}`"):
+        template.evaluate({"q": None, "row": {"q": None}}, "r7")
+
+
+def test_a_template_may_say_what_stands_for_a_null() -> None:
+    values = {"q": None, "ids": None}
+    assert compile_template("Q: {{ q or '-' }}{% if q %}!{% endif %}", ROOT, "x").render(values) == "Q: -"
+    assert compile_template("{{ ids or [] }}", ROOT, "x").evaluate(values) == []
+
+
 def test_an_undefined_expression_is_an_error_too() -> None:
-    with pytest.raises(PromptError, match="gold"):
-        compile_template("{{ gold }}", ROOT, "x").evaluate({"gold_ids": []})
+    with pytest.raises(PromptError, match=r"gold.*the row `r7` has `gold_ids`"):
+        compile_template("{{ gold }}", ROOT, "x").evaluate({"gold_ids": []}, "r7")
 
 
 @pytest.mark.parametrize(
