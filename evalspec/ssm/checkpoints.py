@@ -7,11 +7,14 @@ Parameter names here are Hugging Face's, so reading is a plain load of names and
 from __future__ import annotations
 
 import json
+import pickle
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from evalspec.errors import ModelError
@@ -24,6 +27,10 @@ FAMILIES = ("mamba", "mamba2")
 
 # Decay rates and step sizes act through exponentials: 16 bit would change them by per cent over long sequences.
 _ALWAYS_FLOAT32 = ("A_log", "D", "dt_bias", "dt_proj.bias")
+
+
+UNREADABLE = (OSError, RuntimeError, SafetensorError, pickle.UnpicklingError, struct.error, EOFError)
+"""What reading a file of weights raises when it is damaged or is something else."""
 
 
 def read_config(directory: Path) -> dict[str, Any]:
@@ -111,7 +118,6 @@ def save(
 
 def _read_weights(directory: Path) -> dict[str, Tensor]:
     """All tensors of a checkpoint: safetensors before .bin, one file or the shards that its index names."""
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     for single in ("model.safetensors", "pytorch_model.bin"):
@@ -119,7 +125,7 @@ def _read_weights(directory: Path) -> dict[str, Tensor]:
         if (directory / single).is_file():
             files = [directory / single]
         elif index.is_file():
-            files = [directory / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+            files = [directory / name for name in _shards(index)]
         else:
             continue
         weights: dict[str, Tensor] = {}
@@ -129,7 +135,15 @@ def _read_weights(directory: Path) -> dict[str, Tensor]:
                     weights.update(load_file(file))
                 else:
                     weights.update(torch.load(file, map_location="cpu", weights_only=True))
-            except (OSError, SafetensorError, RuntimeError) as error:
+            except UNREADABLE as error:
                 raise ModelError(f"{file} cannot be read: {error}") from error
         return weights
     raise ModelError(f"{directory} holds no weights: neither model.safetensors nor pytorch_model.bin")
+
+
+def _shards(index: Path) -> list[str]:
+    """The names of the files that an index lists."""
+    try:
+        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{index} lists no files: it needs a `weight_map` from parameters to files") from error

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer as Fast
 from tokenizers import models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, Mamba2Config, MambaConfig, PreTrainedTokenizerFast
@@ -106,3 +109,52 @@ def test_a_directory_without_weights_is_said(root: Path, tmp_path: Path) -> None
         CONFIGS[name].save_pretrained(tmp_path / name)
         with pytest.raises(ModelError):
             opened(model(tmp_path, name))
+
+
+@pytest.mark.parametrize("name", list(CONFIGS))
+def test_a_checkpoint_that_lacks_a_weight_is_refused_and_not_filled_with_random_numbers(
+    root: Path, tmp_path: Path, name: str
+) -> None:
+    shutil.copytree(root / name, tmp_path / name)
+    weights = load_file(tmp_path / name / "model.safetensors")
+    lost = next(key for key in weights if "norm" in key)
+    save_file({key: value for key, value in weights.items() if key != lost}, tmp_path / name / "model.safetensors")
+    for opened, backend in ((open_native, "native"), (open_transformers, "transformers")):
+        if name != "llama" or backend == "transformers":
+            with pytest.raises(ModelError, match=lost.replace(".", r"\.")):
+                opened(model(tmp_path, name, backend=backend))
+
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+BROKEN = {
+    "a truncated file of weights": {WEIGHTS: 2000},
+    "an empty file of weights": {WEIGHTS: 0},
+    "an index that lists nothing": {WEIGHTS: None, "model.safetensors.index.json": "{}"},
+    "an index of files that are not there": {
+        WEIGHTS: None,
+        "model.safetensors.index.json": '{"metadata": {}, "weight_map": {"a": "nowhere.safetensors"}}',
+    },
+    "a .bin that is no pickle": {WEIGHTS: None, "pytorch_model.bin": "junk"},
+    "a generation config that is not JSON": {"generation_config.json": "{"},
+    "a generation config that is a list": {"generation_config.json": "[]"},
+    "a config with too few numbers": {CONFIG: '{"model_type": "%s", "hidden_size": 7}'},
+    "a config with a word for a number": {CONFIG: '{"model_type": "%s", "num_hidden_layers": "two"}'},
+}
+
+
+@pytest.mark.parametrize("broken", list(BROKEN))
+@pytest.mark.parametrize("name", ["llama", "mamba", "mamba2"])
+def test_a_damaged_model_directory_is_an_error_that_names_it(
+    root: Path, tmp_path: Path, name: str, broken: str
+) -> None:
+    folder = tmp_path / name
+    shutil.copytree(root / name, folder)
+    for file, damage in BROKEN[broken].items():
+        if damage is None:
+            (folder / file).unlink()
+        elif isinstance(damage, int):
+            (folder / file).write_bytes((folder / file).read_bytes()[:damage])
+        else:
+            (folder / file).write_text(damage % name if "%s" in damage else damage)
+    with pytest.raises(ModelError, match=re.escape(name)):
+        (open_transformers if name == "llama" else open_native)(model(tmp_path, name))

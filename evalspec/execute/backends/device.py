@@ -6,7 +6,7 @@ import json
 
 import torch
 
-from evalspec.errors import BackendError
+from evalspec.errors import BackendError, ModelError
 from evalspec.models.card import Model
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -37,7 +37,10 @@ def end_tokens_of(model: Model) -> frozenset[int]:
     named = [model.config.get("eos_token_id")]
     generation = model.directory / "generation_config.json"
     if generation.is_file():
-        named.append(json.loads(generation.read_text(encoding="utf-8")).get("eos_token_id"))
+        try:
+            named.append(json.loads(generation.read_text(encoding="utf-8")).get("eos_token_id"))
+        except (ValueError, AttributeError) as error:
+            raise ModelError(f"models.{model.name}: {generation} is not a JSON object: {error}") from error
     named.append(model.tokenizer.inner.eos_token_id)
     ends: set[int] = set()
     for tokens in named:

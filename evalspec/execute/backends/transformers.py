@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
@@ -28,6 +29,7 @@ from evalspec.execute.backends.forking import Fed, ForkingModel
 from evalspec.models.card import Model
 from evalspec.models.tokens import Tokenizer
 from evalspec.plan.forest import Tokens
+from evalspec.ssm.checkpoints import UNREADABLE
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +45,9 @@ class RetoldBatch:
 
     tokens: tuple[Tokens, ...]
 
+
+LOADING_ERRORS = (*UNREADABLE, StrictDataclassError, ValueError, KeyError, TypeError, AttributeError, ImportError)
+"""What transformers raises for directories that hold no model, half of one, or one that it does not know."""
 
 _ROOM = 64  # tokens that a batch may decode before its buffers grow
 
@@ -255,12 +260,21 @@ def open_transformers(model: Model) -> TransformersBackend:
     device = device_of(model)
     spread = {"device_map": model.block.device_map} if model.block.device_map else {}
     try:
-        loaded = transformers.AutoModelForCausalLM.from_pretrained(
-            model.directory, dtype=dtype_of(model, device), **spread
+        loaded, found = transformers.AutoModelForCausalLM.from_pretrained(
+            model.directory, dtype=dtype_of(model, device), output_loading_info=True, **spread
         )
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except LOADING_ERRORS as error:
+        lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        # A config that its class refuses says in the first line only that it does.
+        first = " ".join(line.strip() for line in lines[: 2 if isinstance(error, StrictDataclassError) else 1])
         raise ModelError(f"models.{model.name}: transformers cannot load {model.directory}: {first}") from error
+    missing = sorted(found["missing_keys"])
+    if missing:  # transformers would go on with random numbers in their place
+        shown = ", ".join(missing[:3]) + (" …" if len(missing) > 3 else "")
+        raise ModelError(
+            f"models.{model.name}: {model.directory} lacks {len(missing)} of the weights that its config.json names: "
+            f"{shown}; the files are incomplete, or of another model"
+        )
     return TransformersBackend(
         loaded if spread else loaded.to(device),
         model.tokenizer,
