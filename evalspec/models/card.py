@@ -21,6 +21,7 @@ from evalspec.models.tokens import Tokenizer
 from evalspec.spec.blocks import ModelBlock
 
 NATIVE_TYPES = ("mamba", "mamba2")
+LENGTHS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +33,8 @@ class Model:
     directory: Path
     config: Mapping[str, Any]
     backend: str
+    tokenizer_source: str | None = None
+    """A directory or hub id of a tokenizer from elsewhere; None: the one beside the weights."""
 
     @property
     def type(self) -> str:
@@ -54,7 +57,7 @@ class Model:
         """Most tokens that it can be given; None when nothing limits them (a recurrent model)."""
         if self.block.max_length:
             return self.block.max_length
-        for key in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"):
+        for key in LENGTHS:
             if self.config.get(key):
                 return int(self.config[key])
         return None
@@ -62,7 +65,9 @@ class Model:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """Its tokenizer, loaded on first use."""
-        return Tokenizer(self.block.tokenizer or str(self.directory), self.block.revision)
+        if self.tokenizer_source is None:
+            return Tokenizer(str(self.directory), self.block.revision)
+        return Tokenizer(self.tokenizer_source)  # `revision` names a commit of the weights' repository, not of this
 
     @cached_property
     def cost(self) -> Cost | None:
@@ -72,7 +77,9 @@ class Model:
     @cached_property
     def weights_hash(self) -> str:
         """sha256 of its weight files and config: what answered, whatever the directory is called."""
-        weights = [p for suffix in ("*.safetensors", "*.bin") for p in sorted(self.directory.glob(suffix))]
+        weights = [
+            p for suffix in ("*.safetensors", "*.bin") for p in sorted(self.directory.glob(suffix)) if p.is_file()
+        ]
         if not weights:
             raise ModelError(f"{self.block.weights}: {self.directory} holds no weights (*.safetensors or *.bin)")
         digest = hashlib.sha256(json.dumps(dict(self.config), sort_keys=True).encode())
@@ -124,7 +131,22 @@ def find_model(name: str, block: ModelBlock, root: Path) -> Model:
         raise ModelError(f"models.{name}.weights: {path} is not JSON: {error}") from None
     if not isinstance(config, dict) or not (config.get("model_type") or config.get("ssm_cfg") is not None):
         raise ModelError(f"models.{name}.weights: {path} names no `model_type`; this is not a language model's config")
-    return Model(name, block, directory, config, _backend(name, block, str(config.get("model_type"))))
+    for key in (*LENGTHS, "trained_length"):
+        value = config.get(key)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+            raise ModelError(f"models.{name}.weights: `{key}` in {path} is {json.dumps(value)}, not a whole number")
+    backend = _backend(name, block, str(config.get("model_type")))
+    return Model(name, block, directory, config, backend, _tokenizer_source(block, root))
+
+
+def _tokenizer_source(block: ModelBlock, root: Path) -> str | None:
+    """Where a tokenizer from elsewhere is, found as weights are: shipped, a directory under the root, or a hub id."""
+    if not block.tokenizer:
+        return None
+    if block.tokenizer.startswith("zoo/"):
+        return str(zoo_folder() / block.tokenizer.removeprefix("zoo/"))
+    local = root / Path(block.tokenizer).expanduser()
+    return str(local) if local.is_dir() else block.tokenizer
 
 
 def _resolve(block: ModelBlock, root: Path) -> Path:
@@ -169,6 +191,13 @@ def _backend(name: str, block: ModelBlock, model_type: str) -> str:
             f"models.{name}: backend `native` runs {' and '.join(NATIVE_TYPES)}, and {block.weights} is a "
             f"`{model_type}`; backends that could: transformers"
         )
+    kernels = f"models.{name}: `kernels: {block.kernels}`"
+    if backend != "native" and block.kernels != "auto":
+        raise BackendError(f"{kernels} belongs to `backend: native`; {block.weights} runs on {backend}")
+    if block.kernels == "mamba_ssm":
+        raise BackendError(f"{kernels} is not there yet; say `auto`")
+    if block.kernels == "triton" and (model_type != "mamba" or block.device == "cpu"):
+        raise BackendError(f"{kernels} serves Mamba on a GPU, not {model_type} on {block.device}; say `auto`")
     if backend == "native" and block.device_map:
         raise BackendError(f"models.{name}: `device_map` needs `backend: transformers`; native runs on one device")
     return backend

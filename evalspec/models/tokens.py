@@ -25,10 +25,16 @@ class Tokenizer:
         """transformers' own tokenizer."""
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
         try:
-            return self._loader().from_pretrained(self.source, revision=self.revision)
-        except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+            loaded = self._loader().from_pretrained(self.source, revision=self.revision)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ModelError(f"{self.source}: its tokenizer cannot be loaded: {first}") from None
+        if set(loaded.get_vocab()) <= set(loaded.all_special_tokens):  # what transformers makes of files that lack
+            raise ModelError(
+                f"{self.source}: its tokenizer knows no text: its files (tokenizer.json, vocab.json, …) "
+                "are missing; copy them there, or name another directory with `tokenizer`"
+            )
+        return loaded
 
     def _loader(self) -> Any:
         """The class that loads it: transformers' generic one at once where the files name it (what AutoTokenizer would

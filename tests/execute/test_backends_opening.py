@@ -93,9 +93,13 @@ def test_kernels_are_as_asked_and_those_that_cannot_serve_are_refused(root: Path
     (auto,) = open_native(model(root, "mamba", device="cpu")).extend([span])
     np.testing.assert_allclose(plain.logprobs, auto.logprobs, atol=1e-6)
     with pytest.raises(BackendError, match="`kernels: triton` serves Mamba on a GPU, not mamba on cpu"):
-        open_native(model(root, "mamba", kernels="triton", device="cpu"))
+        model(root, "mamba", kernels="triton", device="cpu")
     with pytest.raises(BackendError, match="kernels: mamba_ssm"):
-        open_native(model(root, "mamba", kernels="mamba_ssm"))
+        model(root, "mamba", kernels="mamba_ssm")
+    with pytest.raises(BackendError, match="not mamba2 on auto"):
+        model(root, "mamba2", kernels="triton")
+    with pytest.raises(BackendError, match="belongs to `backend: native`"):
+        model(root, "llama", kernels="torch")
 
 
 def test_a_device_that_is_not_here_is_said(root: Path) -> None:
