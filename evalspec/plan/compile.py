@@ -178,7 +178,7 @@ def _samples(
         pairs = [(d.prompt, task.prompt.delimiter + choice) for d in drafts for choice in d.choices]
         flat = iter(encode_pairs(tokenizer, pairs, max_length=longest))
         encoded = [[next(flat) for _ in draft.choices] for draft in drafts]
-    elif task.prompt.template == "":
+    elif task.prompt.template == "" and not any(draft.prompt for draft in drafts):  # nothing stands before the text
         encoded = [encode_windows(tokenizer, draft.targets[0], max_length=longest) for draft in drafts]
     else:
         pairs = [(draft.prompt, task.prompt.delimiter + draft.targets[0]) for draft in drafts]

@@ -156,7 +156,8 @@ class PromptBlock(Block):
 
     template: str
     """A file under the project's root ending in `.jinja`, or the template itself. It sees the row's columns, and
-    `passages` (each with `.id`, `.text`, `.rank`, `.score`)."""
+    `passages` (each with `.id`, `.text`, `.rank`, `.score`). Where it is empty and nothing else stands in front, the
+    target is scored as a text of its own, in windows of the model's length."""
     target: str | int | None = None
     """Template of the right answer; for choices, the index or the text of the right one. A template that is a single
     `{{ expression }}` yielding a list means several right answers."""

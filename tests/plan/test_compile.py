@@ -165,6 +165,24 @@ def test_a_retriever_without_a_corpus_says_so(tmp_path: Path) -> None:
         compile_plan(load(asked, root=tmp_path))
 
 
+def test_a_text_alone_is_scored_in_windows_but_what_stands_in_front_of_it_is_always_fed(tmp_path: Path) -> None:
+    rows = [{"id": "r", "text": "Anna lives in Inverley. " * 5}]
+    project(tmp_path, rows)
+    models: dict[str, dict[str, Any]] = {"m": {"weights": "zoo/mamba", "max_length": 16}}
+
+    def request_tokens(**prompt: Any) -> list[list[int]]:
+        block = {"template": "", "target": "{{ text }}", **prompt}
+        task = {"data": {"file": "rows.jsonl"}, "prompt": block, "metrics": ["perplexity"]}
+        [part] = compile_plan(load({"name": "p", "models": models, "tasks": {"t": task}}, root=tmp_path)).models
+        [sample] = part.samples
+        return [request.tokens.tolist() for request in sample.requests]
+
+    assert len(request_tokens()) > 1
+    models["m"]["max_length"] = 4096
+    [alone], [instructed] = request_tokens(), request_tokens(description="Read this:")
+    assert len(instructed) > len(alone)
+
+
 def test_a_prompt_that_does_not_fit_is_cut_and_counted_or_refused(tmp_path: Path) -> None:
     project(tmp_path)
     asked = spec()
