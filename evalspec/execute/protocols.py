@@ -64,7 +64,7 @@ class DecodeRequest:
 @dataclass(frozen=True)
 class Output:
     """A generated answer. `request` is the DecodeRequest's; `text` ends before the stop text; `finish_reason` is
-    `stop` (a stop text or the end token) or `length`."""
+    `stop` (a stop text or the end token), `length`, or `nan` (the model gave no numbers to choose a token by)."""
 
     request: int
     repeat: int
@@ -106,6 +106,11 @@ class ForkingBackend(Protocol):
     def peak_memory(self) -> int | None:
         """Most bytes of device memory in use since the backend was opened, if the device tells."""
         ...
+
+
+NOT_A_NUMBER = (
+    "the model gave no number (NaN): its weights are damaged, or `dtype` is too narrow for it; try bfloat16 or float32"
+)
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,23 @@ across the forest, and no more than one chunk a level of the tree is alive at a 
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from evalspec.execute.protocols import DecodeRequest, Engine, Extended, ForkingBackend, Result, Span, State
+from evalspec.execute.protocols import (
+    NOT_A_NUMBER,
+    DecodeRequest,
+    Engine,
+    Extended,
+    ForkingBackend,
+    Result,
+    Span,
+    State,
+)
 from evalspec.plan.forest import Forest, Request
 
 
@@ -134,9 +144,11 @@ class _Walk:
                     continue
                 slots = [(self.scored[above], place) for above, place in self.slots[number]]
                 fed = self._count(node)
+                logprobs = tuple(float(scored.logprobs[place]) for scored, place in slots)
                 yield Result(
                     request=number,
-                    logprobs=tuple(float(scored.logprobs[place]) for scored, place in slots),
+                    logprobs=logprobs,
+                    error=NOT_A_NUMBER if any(map(math.isnan, logprobs)) else None,
                     greedy=tuple(bool(scored.greedy[place]) for scored, place in slots),
                     computed_tokens=fed,
                     seconds=per_token * fed,
@@ -168,6 +180,7 @@ class _Walk:
                 text=output.text,
                 output_tokens=len(output.tokens),
                 finish_reason=output.finish_reason,
+                error=NOT_A_NUMBER if output.finish_reason == "nan" else None,
                 computed_tokens=fed,
                 seconds=per_token * fed + now - before,
             )

@@ -67,7 +67,7 @@ def run(plan: Plan, store: Store, reports: Path, *, fresh: bool = False, progres
     """
     progress = progress or Quiet()
     began = time.perf_counter()
-    weights = {part.model.name: part.model.weights_hash for part in plan.models}
+    weights = [(part.model.name, part.model.weights_hash) for part in plan.models]
     earlier = None if fresh else store.find(plan.plan_id, weights)
     if earlier and earlier["status"] == "finished" and len(store.finished(earlier["run_id"])) == plan.samples:
         progress.say(f"nothing to compute: run {earlier['run_id']} has every answer (--fresh runs it again)")
@@ -89,7 +89,7 @@ def run(plan: Plan, store: Store, reports: Path, *, fresh: bool = False, progres
     except BaseException:
         _give_up(writer, "failed")
         raise
-    writer.finish("finished")
+    writer.finish("failed" if failures(store, writer.run_id) else "finished")
     try:
         store.merge()
     except StoreError as error:
@@ -285,11 +285,12 @@ def _summary(run_id: str, plan: Plan, store: Store, reports: Path, began: float,
             f"{reports}: the report cannot be written: {error.strerror}. All results are in the store; "
             "`evalspec report` renders it again"
         ) from error
+    failed = failures(store, run_id)
     return Finished(
         run_id=run_id,
-        status="finished",
+        status="failed" if failed else "finished",
         samples=plan.samples,
-        failed=failures(store, run_id),
+        failed=failed,
         computed=work.computed if work else 0,
         cached=work.cached if work else 0,
         computed_tokens=work.computed_tokens if work else 0,

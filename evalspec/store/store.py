@@ -139,8 +139,11 @@ class Store:
             raise StoreError(f"there is no table `{table}`.{suggest(table, TABLES)}")
         return self._select(table, "WHERE run_id = ?", [run_id])
 
-    def find(self, plan_id: str, weights: Mapping[str, str]) -> dict[str, Any] | None:
-        """The newest run of this plan whose models had just these weights (model → hash), whatever its status."""
+    def find(self, plan_id: str, weights: Collection[tuple[str, str]]) -> dict[str, Any] | None:
+        """The newest run of this plan whose models had just these weights, whatever its status.
+
+        `weights` are (model, hash) pairs: a model whose weights are swept has several.
+        """
         connection = open_reading(self.path, tables=("runs", "cells")).connection
         try:
             used: dict[str, set[tuple[str, str]]] = {}
@@ -151,7 +154,7 @@ class Store:
                 used.setdefault(run_id, set()).add((model, weights_hash))
         finally:
             connection.close()
-        wanted = set(weights.items())
+        wanted = set(weights)
         return next((run for run in self.runs() if used.get(run["run_id"]) == wanted), None)
 
     def finished(self, run_id: str) -> frozenset[SampleKey]:

@@ -125,12 +125,12 @@ def test_resuming_works_after_a_merge_and_when_merged_segments_were_deleted(stor
 
 def test_a_run_is_found_again_by_its_plan_and_its_weights(store: Store, begin) -> None:
     first, second = begin(run_id="a"), begin(run_id="b")
-    assert store.find("p1", {"mamba": "w1"})["run_id"] == second.run_id
+    assert store.find("p1", {("mamba", "w1")})["run_id"] == second.run_id
     second.close()
-    assert store.find("p1", {"mamba": "w1"})["status"] == "interrupted"
-    assert store.find("p1", {"mamba": "w2"}) is None
-    assert store.find("p1", {"mamba": "w1", "transformer": "w3"}) is None
-    assert store.find("p2", {"mamba": "w1"}) is None
+    assert store.find("p1", {("mamba", "w1")})["status"] == "interrupted"
+    assert store.find("p1", {("mamba", "w2")}) is None
+    assert store.find("p1", {("mamba", "w1"), ("transformer", "w3")}) is None
+    assert store.find("p2", {("mamba", "w1")}) is None
     with pytest.raises(StoreError, match=r"no run aa\. Did you mean `a`\?|no run aa"):
         store.resume("aa")
     with pytest.raises(StoreError, match="is in the store already"):

@@ -17,11 +17,14 @@ from evalspec.execute.protocols import DecodeRequest, Output
 from evalspec.models.tokens import Tokenizer
 from evalspec.plan.forest import Decoding
 
+NO_TOKEN = -1
+
 
 def next_tokens(logits: Tensor, decodings: Sequence[Decoding], draws: Sequence[float]) -> list[int]:
     """The next token of each row: the likeliest at temperature 0 (the first, if several are), else sampled.
 
     Args: logits (b, v) float32 · decodings, one a row · draws, one uniform number in [0, 1) a row, unused where greedy.
+    A row that holds NaN has no next token: NO_TOKEN.
     Sampling keeps the top_k likeliest tokens (0: all), then the fewest of these whose mass reaches top_p.
     """
     tokens: list[int] = logits.argmax(-1).tolist()
@@ -49,6 +52,8 @@ def next_tokens(logits: Tensor, decodings: Sequence[Decoding], draws: Sequence[f
         chosen = torch.minimum(chosen, (mass > 0).sum(-1, keepdim=True) - 1)
         for row, token in zip(rows, order.gather(-1, chosen)[:, 0].tolist(), strict=True):
             tokens[row] = token
+    for row in logits.amax(-1).isnan().nonzero()[:, 0].tolist():
+        tokens[row] = NO_TOKEN
     return tokens
 
 
@@ -74,6 +79,8 @@ class Answer:
         Stop texts are looked for in the text and not in the tokens, since one may begin and end within tokens.
         """
         decoding = self.request.decoding
+        if token == NO_TOKEN:
+            return self._output(self.tokenizer.decode(self.tokens), "nan")
         self.tokens.append(token)
         if token in self.end_tokens:
             return self._output(self.tokenizer.decode(self.tokens[:-1]), "stop")
