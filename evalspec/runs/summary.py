@@ -69,7 +69,8 @@ def _metrics_text(store: Store, run_id: str, title: str, only: Collection[str] |
     """Metrics by condition, one column a model; `only` names the metrics to show."""
     with store.connect() as connection:
         rows = connection.execute(METRICS, [run_id]).fetchall()
-    models = list(dict.fromkeys(model for model, *_ in rows))
+    listed = list(_spec(store, run_id).get("models") or ())
+    models = sorted({model for model, *_ in rows}, key=lambda model: listed.index(model) if model in listed else 99)
     grouped: dict[tuple[str, str, str], dict[str, str]] = {}
     for model, task, params, metric, value, low, high, _ in rows:
         if only is None or metric in only:
@@ -86,11 +87,16 @@ def _natural(text: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (0, part) for part in parts]
 
 
-def _main_metrics(store: Store, run_id: str) -> list[str]:
-    """The first metric of each task that judges answers, as the spec lists them."""
+def _spec(store: Store, run_id: str) -> dict[str, Any]:
+    """The spec of a run, as it was run."""
     with store.connect() as connection:
         found = connection.execute("SELECT spec FROM runs WHERE run_id = ?", [run_id]).fetchone()
-    tasks = (yaml.safe_load(found[0]) if found else {}).get("tasks") or {}
+    return dict(yaml.safe_load(found[0])) if found else {}
+
+
+def _main_metrics(store: Store, run_id: str) -> list[str]:
+    """The first metric of each task that judges answers, as the spec lists them."""
+    tasks = _spec(store, run_id).get("tasks") or {}
     names = []
     for task in tasks.values():
         listed = [m if isinstance(m, str) else m.get("metric", "") for m in task.get("metrics") or ()]
