@@ -104,6 +104,8 @@ def attach(connection: duckdb.DuckDBPyConnection, database: Path, *, read_only: 
         reason = str(error).splitlines()[0]
         if not database.is_file() or "Permission denied" in reason or "Read-only file system" in reason:
             raise StoreError(f"{database}: cannot be opened: {reason}") from error
+        if not segment_folder(database).is_dir():  # never a store: somebody's file, and no advice may cost them it
+            raise StoreError(f"{database}: is no store of evalspec but another file; give another path") from error
         raise StoreError(
             f"{database}: cannot be opened as a DuckDB database: {reason}. Move it away: the next run builds it anew "
             f"from the segments in {segment_folder(database)}"

@@ -224,6 +224,14 @@ def test_a_file_that_is_no_database_is_named_and_never_overwritten(store: Store,
     assert store.merge() == 2 and len(store.runs()) == 1
 
 
+def test_somebody_elses_file_is_refused_without_the_advice_to_move_it_away(store: Store) -> None:
+    store.path.parent.mkdir(parents=True, exist_ok=True)
+    store.path.write_text("somebody's notes")
+    with pytest.raises(StoreError, match="is no store of evalspec but another file; give another path") as caught:
+        store.connect()
+    assert "Move" not in str(caught.value)
+
+
 def test_somebody_elses_database_and_another_schema_version_are_refused(store: Store, begin, tmp_path: Path) -> None:
     with duckdb.connect(str(tmp_path / "other.duckdb")) as other:
         other.execute("CREATE TABLE mine (i INTEGER)")
