@@ -76,14 +76,15 @@ class Model:
 
     @cached_property
     def weights_hash(self) -> str:
-        """sha256 of its weight files and config: what answered, whatever the directory is called."""
+        """sha256 of its weight files and configs: what answered, whatever the directory is called."""
         weights = [
             p for suffix in ("*.safetensors", "*.bin") for p in sorted(self.directory.glob(suffix)) if p.is_file()
         ]
         if not weights:
             raise ModelError(f"{self.block.weights}: {self.directory} holds no weights (*.safetensors or *.bin)")
         digest = hashlib.sha256(json.dumps(dict(self.config), sort_keys=True).encode())
-        for path in weights:
+        generation = self.directory / "generation_config.json"  # names tokens that end an answer
+        for path in [*weights, *([generation] if generation.is_file() else [])]:
             digest.update(path.name.encode() + _file_hash(path))
         return digest.hexdigest()
 

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import yaml
 
 import evalspec
-from evalspec.errors import EvalspecError, RunError, StoreError
+from evalspec.errors import EvalspecError, RunError, StoreError, located
 from evalspec.execute.opening import describe_device, open_backend
 from evalspec.execute.protocols import Result
 from evalspec.execute.walk import walk
@@ -129,7 +129,9 @@ class _Work:
         if not pending:
             return
         backend = open_backend(part.model)
-        answering = [part.model.weights_hash, *backend.identity]
+        # The tokenizer turns the tokens of an answer into its text.
+        asked = (part.model.block.kernels, part.model.tokenizer.fingerprint)
+        answering = [part.model.weights_hash, *backend.identity, *asked]
         keys = {sample.key: cache_key(sample, answering) for sample in pending}
         known = {} if self.fresh else self.store.cached(list(keys.values()))
         reused = [sample for sample in pending if keys[sample.key] in known]
@@ -235,6 +237,10 @@ def aggregates(store: Store, run_id: str, plan: Plan) -> list[Row]:
 def _run_row(plan: Plan) -> Row:
     """The row of the table `runs`."""
     loaded = plan.loaded
+    devices = []
+    for part in plan.models:  # all of them before anything runs: a GPU that is missing is no surprise for the second
+        with located(f"models.{part.model.name}"):
+            devices.append(describe_device(part.model.block.device))
     return {
         "spec_name": loaded.spec.name,
         "spec": spec_text(loaded),
@@ -242,7 +248,7 @@ def _run_row(plan: Plan) -> Row:
         "evalspec_version": evalspec.__version__,
         "git_commit": git_commit(loaded.root),
         "host": platform.node(),
-        "device": describe_device(plan.models[0].model.block.device),
+        "device": ", ".join(dict.fromkeys(devices)),
         "versions": versions(),
     }
 

@@ -61,7 +61,7 @@ class Answer:
 
 def cache_key(sample: Sample, answering: Sequence[str]) -> str:
     """Names everything that can change a sample's answer: who answers (weights, backend, its version, dtype, device,
-    kernels), token ids, targets, decode settings, repeat."""
+    kernels, tokenizer), token ids, targets, decode settings, repeat."""
     digest = hashlib.sha256(json.dumps(list(answering)).encode())
     for request in sample.requests:
         digest.update(request.tokens.tobytes() + repr((request.targets, request.decoding, request.repeat)).encode())

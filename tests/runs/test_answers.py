@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 import evalspec
+from evalspec.errors import BackendError
 from evalspec.models.card import zoo_folder
 from evalspec.plan.compile import Plan, compile_plan
 from evalspec.runs.run import Finished, run
@@ -53,9 +55,31 @@ def test_a_model_that_gives_no_numbers_fails_its_samples_and_scores_nothing(
         assert connection.execute("SELECT count(*) FROM scores").fetchall() == [(0,)]
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+def test_a_device_that_is_not_here_is_said_before_the_first_model_runs(tmp_path: Path) -> None:
+    models = {"first": {"weights": "zoo/mamba"}, "second": {"weights": "zoo/mamba", "device": "cuda"}}
+    with pytest.raises(BackendError, match=r"models\.second: `device: cuda`"):
+        ran(tmp_path, plan(tmp_path, models, CHOOSE))
+    assert not (tmp_path / "store.duckdb").exists()
+
+
 def test_a_run_over_swept_weights_is_found_again(tmp_path: Path) -> None:
     swept = {"sweep": {"models.m.weights": ["zoo/mamba", "zoo/mamba2"]}}
     first = ran(tmp_path, plan(tmp_path, {"m": {"weights": "zoo/mamba"}}, CHOOSE, **swept))
     again = ran(tmp_path, plan(tmp_path, {"m": {"weights": "zoo/mamba"}}, CHOOSE, **swept))
     assert (first.computed, first.samples) == (8, 8)
     assert (again.run_id, again.computed, again.cached) == (first.run_id, 0, 0)
+
+
+def test_other_end_tokens_or_another_tokenizer_are_asked_anew(tmp_path: Path) -> None:
+    shutil.copytree(zoo_folder() / "mamba", tmp_path / "mine")
+    models = {"m": {"weights": "mine"}}
+    assert ran(tmp_path, plan(tmp_path, models, GENERATE)).computed == 4
+    with evalspec.connect(tmp_path / "store.duckdb") as connection:
+        [first] = connection.execute("SELECT output FROM samples WHERE sample_id = '0'").fetchall()[0]
+    token = plan(tmp_path, models, GENERATE).models[0].model.tokenizer.encode([first])[0][0]
+    (tmp_path / "mine" / "generation_config.json").write_text(json.dumps({"eos_token_id": token}))
+    assert ran(tmp_path, plan(tmp_path, models, GENERATE)).computed == 4
+    config = tmp_path / "mine" / "tokenizer_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "some_new_key": 1}))
+    assert ran(tmp_path, plan(tmp_path, models, GENERATE)).computed == 4
