@@ -6,6 +6,8 @@ Exit codes: 0 done; 1 the run finished with failed samples, or something struck 
 from __future__ import annotations
 
 import argparse
+import errno
+import io
 import json
 import os
 import sys
@@ -24,6 +26,7 @@ STORE = "reports/evalspec.duckdb"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit code; errors meant for the user are printed, never shown as tracebacks."""
+    _make_streams_writable()
     options = parser().parse_args(arguments)
     try:
         code: int = options.verb(options)
@@ -38,6 +41,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `evalspec sql … | head`: the reader has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print(f"{error.filename or 'the output'}: no space left on the device; make room", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is buffered has nowhere to go
+        return 1
+
+
+def _make_streams_writable() -> None:
+    """A terminal that cannot show a letter gets a `?` for it, and a closed one nothing; neither fails a verb."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115  (for the process)
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def parser() -> argparse.ArgumentParser:

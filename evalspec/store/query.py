@@ -39,6 +39,8 @@ def query(store: Store, sql: str) -> Table:
     """
     import duckdb
 
+    if any("\ud800" <= letter <= "\udfff" for letter in sql):  # bytes that the terminal's encoding has no letters for
+        raise StoreError("the query is not text in this terminal's encoding; set one that is UTF-8 (LC_ALL=C.UTF-8)")
     reading = store.read()
     try:
         check(reading.connection, sql)

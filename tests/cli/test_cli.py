@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import subprocess
 import sys
 import time
@@ -137,6 +139,32 @@ def test_sql_answers_in_every_format(started: Path) -> None:
     assert "exact_match" in evalspec("sql", query, folder=started).stdout
     evalspec("sql", query, "--format", "parquet", "--output", "m.parquet", folder=started)
     assert (started / "m.parquet").read_bytes()[:4] == b"PAR1"
+
+
+PLAIN = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
+
+
+@pytest.mark.parametrize("arguments", [("show",), ("sql", "SELECT 1 AS x"), ("doctor",), ("sql", "SELECT 'ü'")])
+def test_a_terminal_without_unicode_gets_question_marks_and_no_traceback(
+    started: Path, arguments: tuple[str, ...]
+) -> None:
+    command = [sys.executable, "-m", "evalspec.cli", *arguments]
+    done = subprocess.run(command, cwd=started, capture_output=True, text=True, env=PLAIN)
+    assert "Traceback" not in done.stderr
+    if "ü" in arguments[-1]:  # no letter that such a terminal could have sent
+        assert (done.returncode, "UTF-8" in done.stderr) == (2, True)
+    else:
+        assert (done.returncode, "?" in done.stdout) == (0, True), done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_output_that_has_no_room_is_said_and_one_that_is_closed_is_no_error(started: Path) -> None:
+    for shell, code in (("schema > /dev/full", 1), ("ls > /dev/full", 1), ("ls >&-", 0)):
+        command = f"{shlex.quote(sys.executable)} -m evalspec.cli {shell}"
+        done = subprocess.run(command, shell=True, cwd=started, capture_output=True, text=True)
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr and "Exception" not in done.stderr
+        assert ("no space left" in done.stderr) == (code == 1)
 
 
 @pytest.mark.parametrize(
