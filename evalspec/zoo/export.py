@@ -1,4 +1,4 @@
-"""Turns trained weights into the Hugging Face directory that ships: config.json, model.safetensors in 16 bit, the tokenizer.
+"""Turns trained weights into the Hugging Face directory that ships: config.json, weights in 16 bit, the tokenizer.
 
 python -m evalspec.zoo.export mamba runs/mamba/weights.safetensors evalspec/zoo/mamba
 """

@@ -1,9 +1,9 @@
 """What the zoo is trained on: sequences of generated worlds, four tasks in the formats of `prompts/`.
 
 A sequence holds documents of one task; a document is one world (or one assignment of labels) asked about several
-times, block, as a prompt with shots is. Answers and written steps are marked, since they carry the loss. Every
-sequence is drawn from (seed, number) alone, so all models see the same sequences in the same order, whoever draws
-them.
+times, block after block, as a prompt with shots is. Answers and written steps are marked, since they carry the loss.
+Every sequence is drawn from (seed, number) alone, so all models see the same sequences in the same order, whoever
+draws them.
 
     rag         passages, a question about one of them (or several questions), the answer; near misses beside the gold
     records     key-value lists and queries of them
@@ -40,7 +40,8 @@ INSTRUCTIONS = {
     "labels": ("Choose the label of each word.", "Sort the words by their category."),
     "arithmetic": ("Think in steps.", "Follow the dial."),
 }  # fmt: skip
-EASY = 0.3  # difficulty below which there are several questions, each in two wordings, and mostly about one attribute
+# Difficulty below which questions are asked twice, records always several times, and most passages share an attribute.
+EASY = 0.3
 BULLETS = ("- ", "", "Passage: ", "* ")
 
 
@@ -57,7 +58,7 @@ class Page:
         return len(self.tokens) >= self.length
 
     def write(self, text: str) -> None:
-        """Text that is read. It must begin where a token does: with a word after a newline, with a newline, with a space."""
+        """Text that is read. It must begin where a token does: a word after a newline, a newline, a space."""
         self.tokens += encode_words(text)
 
     def answer(self, text: str, *, marked: bool = True) -> None:
@@ -142,7 +143,7 @@ def rag_document(rng: Random, page: Page, difficulty: float) -> None:
 
 
 def draw_k(rng: Random, difficulty: float) -> int:
-    """How many passages a block has: 1 to 20, most often up to 10; 2 at least while it is easy, so that there is a choice."""
+    """How many passages a block has: 1 to 20, most often up to 10; while it is easy 2 at least, to have a choice."""
     u = rng.random()
     low, high = (1, 5) if u < 0.4 else (5, 10) if u < 0.85 else (11, 20)
     k = between(rng, low, high)
@@ -231,8 +232,8 @@ def arithmetic_document(rng: Random, page: Page, difficulty: float) -> None:
 def copy_document(rng: Random, page: Page, difficulty: float) -> None:
     """A primer: words in random order, then the same words in the same order, again and again.
 
-    The primers are dense in tokens that only a search of the context predicts. Without them that search starts late or never: single
-    answers give too little signal to leave the plateau of guessing among the values in sight.
+    The primers are dense in tokens that only a search of the context predicts. Without them that search starts late or
+    never: single answers give too little signal to leave the plateau of guessing among the values in sight.
     """
     while not page.full:
         words = " ".join(shuffled(rng, lexicon.WORDS, between(rng, 3, 8 + round(40 * difficulty))))

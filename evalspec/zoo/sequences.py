@@ -34,7 +34,8 @@ def difficulty_at(progress: float) -> float:
 def draw_piece(start: int, *, seed: str, count: int, length: int) -> NDArray[np.uint16]:
     """Sequences start … start + PIECE − 1 (fewer at the end of the count).
 
-    While sequences are short, a row holds several of SHORT tokens, each of which begins anew, and one token to predict last.
+    While sequences are short, a row holds several of SHORT tokens, each of which begins anew, and one more token that
+    the last of them predicts.
     """
     rows = []
     for number in range(start, min(start + PIECE, count)):

@@ -38,14 +38,12 @@ def main() -> None:
     parser.add_argument("family", choices=FAMILIES)
     parser.add_argument("--learning-rate", type=float, required=True)
     parser.add_argument("--out", type=Path, required=True, help="folder for weights.safetensors and log.json")
-    parser.add_argument(
-        "--sequences", type=int, default=448_000, help="budget: sequences of 512 tokens, each seen once"
-    )
+    parser.add_argument("--sequences", type=int, default=430_080, help="budget: rows of 512 tokens, each seen once")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0, help="of the weights; the data depend on it not")
     parser.add_argument("--data", type=Path, help="file of sequences; drawn first if it is not there")
-    parser.add_argument("--evaluations", type=int, default=20, help="how often the held-out worlds are asked")
-    parser.add_argument("--held-out", type=int, default=256, help="held-out sequences of each task")
+    parser.add_argument("--evaluations", type=int, default=16, help="how often the held-out worlds are asked")
+    parser.add_argument("--held-out", type=int, default=128, help="held-out sequences of each task")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--no-compile", dest="compile", action="store_false")
     arguments = parser.parse_args()
@@ -82,8 +80,9 @@ def train(
 ) -> nn.Module:
     """Train on `rows` (count, length + 1) in order, once; write weights (float32) and the log into `out` as they come.
 
-    The log has one entry an evaluation: step, tokens, seconds, the training loss since the last one, and for each task of `asked` the
-    held-out loss of its answers and the share of answers that are right in every token (greedy, given the right prefix).
+    The log has one entry an evaluation: step, tokens, seconds, the training loss since the last one, and for each task
+    of `asked` the held-out loss of its answers and the share of them that are right in every token (greedy, given the
+    right prefix).
     """
     torch.set_float32_matmul_precision("high")
     model = build(family, seed).to(device).train()
@@ -168,13 +167,12 @@ def evaluate(judge: Any, held: NDArray[np.uint16], batch: int, device: torch.dev
     return {"loss": loss / max(1.0, tokens), "accuracy": right / max(1.0, spans)}
 
 
-def _judge(family: str, model: nn.Module, device: torch.device, compiled: bool) -> Any:
+def _judge(family: str, model: Any, device: torch.device, compiled: bool) -> Any:
     """Token ids and those that follow (b, l) → losses (b, l) in float32, and whether each is the most likely."""
     hidden = hidden_of(family, model)
-    head = model.get_output_embeddings() if family == "transformer" else model.lm_head  # type: ignore[operator]
 
     def compare(states: Tensor, following: Tensor) -> tuple[Tensor, Tensor]:
-        logits = F.linear(states, head.weight).float()
+        logits = F.linear(states, model.lm_head.weight).float()
         losses = F.cross_entropy(logits.flatten(0, 1), following.flatten(), reduction="none")
         return losses.view_as(following), logits.argmax(-1) == following
 
