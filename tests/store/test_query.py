@@ -287,7 +287,8 @@ def test_a_damaged_column_is_left_out_when_a_query_meets_it(store: Store, begin,
 
 
 SLOW = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored
 from evalspec.store import Store, query
 print("ready", flush=True)
 try:
