@@ -9,7 +9,7 @@ token, `reach` (where the subtree that it stands above ends), then says all abou
                         │        └ 3: g        reach    8 8 8 7 7 6 7 8
                         └ 4: h
 
-Nothing is padded, and nothing on the way is fed twice. Attention masks, convolution windows and the order of recurrences
+Nothing is padded, and nothing is fed twice. Attention masks, convolution windows and the order of recurrences
 are all read off these arrays (numpy; no torch here).
 """
 
@@ -89,8 +89,7 @@ class Pack:
     @cached_property
     def reach(self) -> Ints:
         """(t,) behind the last token whose path leads through this one."""
-        reach = np.repeat(self.below, self.length)
-        return reach
+        return np.repeat(self.below, self.length)
 
     @cached_property
     def depth(self) -> Ints:
@@ -128,7 +127,7 @@ class Pack:
 
     def previous(self, width: int) -> Ints:
         """(given · width + t,) one step back along each path, over `width` slots a given state (oldest first), then
-        all tokens: the first token of a segment leads to the last one of its parent, or to a given state's last slot."""
+        all tokens: a segment's first token leads to the last one of its parent, or to a given state's last slot."""
         slots = self.given * width
         back = np.arange(-1, slots + self.tokens - 1)
         back[0 : slots : width or 1] = np.arange(0, slots, width or 1)  # before a state's first slot: never asked for
