@@ -8,7 +8,7 @@ forest's order. `walk` (execute/walk.py) serves both and yields one `Result` a r
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -21,21 +21,25 @@ State = Any
 hidden vector of the last position, which predicts the next token."""
 
 
+def _none() -> NDArray[np.int64]:
+    return np.zeros(0, np.int64)
+
+
 @dataclass(frozen=True, eq=False)
 class Span:
     """Tokens to feed from a state.
 
     tokens   (t,) int32, at least one
-    parent   the state they continue; None starts a sequence
+    parent   the state they continue; or the number of an earlier span of the same call; None starts a sequence
     offsets  (s,) int64: positions of the span whose prediction is scored; −1 is the parent's last position
     targets  (s,) int64: the token scored at each of them (one position may be scored for several tokens)
     keep     return the state after the span
     """
 
     tokens: Tokens
-    parent: State | None = None
-    offsets: NDArray[np.int64] | None = None
-    targets: NDArray[np.int64] | None = None
+    parent: State | int | None = None
+    offsets: NDArray[np.int64] = field(default_factory=_none)
+    targets: NDArray[np.int64] = field(default_factory=_none)
     keep: bool = False
 
 
@@ -87,8 +91,18 @@ class ForkingBackend(Protocol):
         """Everything about it that can change a result: name, version, precision, kind of device."""
         ...
 
+    batch_tokens: int
+    """How many tokens it likes to be fed at a time."""
+    states_refer: bool
+    """Whether a state holds what its own span added and refers to its parent's for the rest (keys and values do)."""
+    state_budget: int
+    """Bytes of states that may be kept at a time, from the memory that was free when it was opened."""
+
     def extend(self, spans: Sequence[Span]) -> Sequence[Extended]:
-        """Feed each span from its parent's state. The parents stay usable. Results in the order of the spans."""
+        """Feed each span from its parent's state. The parents stay usable. Results in the order of the spans.
+
+        Spans that continue each other stand depth first, as a forest's nodes do.
+        """
         ...
 
     def decode(self, states: Sequence[State], requests: Sequence[DecodeRequest]) -> Iterator[Output]:

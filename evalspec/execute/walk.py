@@ -1,10 +1,15 @@
 """The walk: feed each node of the forest once, from its parent's state, and yield a result for every request.
 
-A frontier of nodes whose parents' states are at hand is cut into chunks whose states fit the byte budget. A chunk is
-fed as one call; then the walk goes down into its children before it takes the next chunk. So batches are formed
-across the forest, and no more than one chunk a level of the tree is alive at a time.
+Nodes stand depth first, so any stretch of consecutive nodes is a pack: a node's parent is in the same pack, or on the
+one path that leads into it. The walk takes stretch after stretch of as many tokens as the backend likes, and keeps no
+states but those on the path that later nodes continue, and those of prompts that wait to be answered.
 
-    walk(frontier):  for chunk in frontier:  feed chunk ── yield what ended here ── walk(children of chunk)
+    forest, depth first    0 ┬ 1 ┬ 2 │ 3        packs: (0, 1, 2) and (3, 4, 5), the state after 1 is kept between them,
+                             │   └───│ 4               the state after 0 too, for 5
+                             └───────│ 5
+
+States have a budget in bytes. Over it, prompts that wait are answered first; then states are dropped, the one that is
+needed last before the others, and fed again when their turn comes.
 """
 
 from __future__ import annotations
@@ -16,6 +21,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from evalspec.execute.protocols import (
     NOT_A_NUMBER,
@@ -27,18 +33,19 @@ from evalspec.execute.protocols import (
     Span,
     State,
 )
-from evalspec.plan.forest import Forest, Request
+from evalspec.plan.forest import Forest, Request, alone
 
 
-def walk(forest: Forest, backend: ForkingBackend | Engine, *, state_budget: int = 2**30) -> Iterator[Result]:
+def walk(forest: Forest, backend: ForkingBackend | Engine, *, state_budget: int | None = None) -> Iterator[Result]:
     """Every request's result, once, in the order in which they are ready.
 
-    `state_budget` is how many bytes of states one level of the tree may keep alive.
+    `state_budget` is how many bytes of states may be kept; by default what the backend says.
     """
     if isinstance(backend, Engine):
         yield from backend.complete(forest)
-    else:
-        yield from _Walk(forest, backend, state_budget).run()
+        return
+    # Where states cannot be forked, each request is fed from its beginning, and that is what is counted.
+    yield from _Walk(forest if backend.forks else alone(forest), backend, state_budget).run()
 
 
 def stream_of(request: Request) -> int:
@@ -50,28 +57,27 @@ def stream_of(request: Request) -> int:
 class _Walk:
     """One pass over a forest. Scored positions are found beforehand: `wanted[node]` lists (offset, token)."""
 
-    def __init__(self, forest: Forest, backend: ForkingBackend, state_budget: int) -> None:
-        self.forest, self.backend, self.budget = forest, backend, state_budget
-        self.depth = self._depths()
-        self.children: dict[int, list[int]] = defaultdict(list)
-        for node, parent in enumerate(forest.parent):
-            self.children[int(parent)].append(node)
+    def __init__(self, forest: Forest, backend: ForkingBackend, budget: int | None) -> None:
+        self.forest, self.backend = forest, backend
+        self.budget = backend.state_budget if budget is None else budget
+        self.length = forest.length.tolist()
+        self.parent = forest.parent.tolist()
+        self.depth: list[int] = []  # tokens from the root to the end of each node
+        self.last_child = [-1] * len(self.parent)
+        for node, above in enumerate(self.parent):
+            self.depth.append(self.length[node] + (self.depth[above] if above >= 0 else 0))
+            if above >= 0:
+                self.last_child[above] = node
         self.ends: dict[int, list[int]] = defaultdict(list)
-        for number, leaf in enumerate(forest.leaf):
-            self.ends[int(leaf)].append(number)
+        for number, leaf in enumerate(forest.leaf.tolist()):
+            self.ends[leaf].append(number)
         self.wanted: dict[int, dict[tuple[int, int], int]] = defaultdict(dict)
         self.slots = [self._slots(number) for number in range(len(forest.requests))]
         self.scored: dict[int, Extended] = {}
-        # A backend that cannot fork its states feeds the whole path of a node again, and that is what is counted.
-        fed = forest.length if backend.forks else self.depth
-        self.uncounted = {node: int(length) for node, length in enumerate(fed)}
-
-    def _depths(self) -> list[int]:
-        """Tokens from the root to the end of each node."""
-        depth: list[int] = []
-        for parent, length in zip(self.forest.parent, self.forest.length, strict=True):
-            depth.append(int(length) + (depth[parent] if parent >= 0 else 0))
-        return depth
+        self.states: dict[int, State] = {}  # after nodes that later ones continue
+        self.waiting: list[tuple[int, int, State]] = []  # prompts to be answered: node, request, state
+        self.uncounted = dict(enumerate(self.length))
+        self.again = 0  # tokens fed again since the last result
 
     def _slots(self, number: int) -> list[tuple[int, int]]:
         """For each target of a request, the node whose position predicts it and its place among that node's targets."""
@@ -79,68 +85,106 @@ class _Walk:
         found = []
         position = len(request.tokens) - 1
         for token in reversed(request.targets):
-            while position < self.depth[node] - int(self.forest.length[node]):
-                node = int(self.forest.parent[node])
-            offset = position - (self.depth[node] - int(self.forest.length[node]))
+            while position < self.depth[node] - self.length[node]:
+                node = self.parent[node]
+            offset = position - (self.depth[node] - self.length[node])
             places = self.wanted[node]
             found.append((node, places.setdefault((offset, token), len(places))))
             position -= 1
         return found[::-1]
 
     def run(self) -> Iterator[Result]:
-        yield from self._descend([(node, None) for node in self.children[-1]])
-
-    def _descend(self, frontier: Sequence[tuple[int, State | None]]) -> Iterator[Result]:
-        for chunk in self._chunks(frontier):
+        node, count = 0, len(self.length)
+        while node < count:
+            stop, tokens = node + 1, self.length[node]
+            while stop < count and tokens + self.length[stop] <= self.backend.batch_tokens:
+                tokens += self.length[stop]
+                stop += 1
             began = time.perf_counter()
-            states = self._feed(chunk)
-            seconds = time.perf_counter() - began
-            yield from self._finished([node for node, _ in chunk], states, seconds)
-            below = [(child, states[node]) for node, _ in chunk for child in self.children.get(node, ())]
-            del states
-            yield from self._descend(below)
+            for above in {self.parent[n] for n in range(node, stop) if 0 <= self.parent[n] < node}:
+                self._bring_back(above)
+            self._feed(range(node, stop))
+            per_token = (time.perf_counter() - began) / tokens
+            yield from self._finished(range(node, stop), per_token)
+            node = stop
+            self.states = {above: state for above, state in self.states.items() if self.last_child[above] >= node}
+            if self.waiting and self._held() > self.budget:
+                yield from self._answer(per_token)
+            self._drop()
+        if self.waiting:
+            yield from self._answer(0.0)
 
-    def _chunks(self, frontier: Sequence[tuple[int, State | None]]) -> Iterator[Sequence[tuple[int, State | None]]]:
-        """Consecutive parts of a frontier, each with states of at most the budget (but at least one node)."""
-        chunk: list[tuple[int, State | None]] = []
-        held = 0
-        for node, state in frontier:
-            size = self.backend.state_bytes(self.depth[node])
-            if chunk and held + size > self.budget:
-                yield chunk
-                chunk, held = [], 0
-            chunk.append((node, state))
-            held += size
-        if chunk:
-            yield chunk
+    # Feeding ---------------------------------------------------------------------------------------------------------
 
-    def _generates(self, node: int) -> list[int]:
-        return [number for number in self.ends.get(node, ()) if self.forest.requests[number].decoding]
-
-    def _feed(self, chunk: Sequence[tuple[int, State | None]]) -> dict[int, State]:
-        """Feed a chunk; returns the states that are needed afterwards, and keeps the log-probabilities."""
+    def _feed(self, nodes: range) -> None:
+        """Feed consecutive nodes; keep the states that are needed afterwards, and the log-probabilities."""
         spans = []
-        for node, parent in chunk:
-            wanted = self.wanted.get(node, {})
-            pairs = np.asarray(list(wanted), np.int64).reshape(-1, 2)
-            keep = bool(self.children.get(node)) or bool(self._generates(node))
-            spans.append(Span(self.forest.node_tokens(node), parent, pairs[:, 0], pairs[:, 1], keep))
-        states = {}
-        for (node, _), extended in zip(chunk, self.backend.extend(spans), strict=True):
-            states[node] = extended.state
+        for node in nodes:
+            above = self.parent[node]
+            parent = above - nodes.start if above >= nodes.start else self.states[above] if above >= 0 else None
+            offsets, targets = self._asked(node)
+            keep = self.last_child[node] >= nodes.stop or self._generates(node)
+            spans.append(Span(self.forest.node_tokens(node), parent, offsets, targets, keep))
+        for node, extended in zip(nodes, self.backend.extend(spans), strict=True):
             if node in self.wanted:
                 self.scored[node] = Extended(None, extended.logprobs, extended.greedy)
-        return states
+            if self.last_child[node] >= nodes.stop:
+                self.states[node] = extended.state
+            for number in self.ends.get(node, ()):
+                if self.forest.requests[number].decoding:
+                    self.waiting.append((node, number, extended.state))
 
-    def _finished(self, nodes: Sequence[int], states: dict[int, State], seconds: float) -> Iterator[Result]:
-        """Results of the requests that end in these nodes."""
-        tokens = sum(int(self.forest.length[node]) for node in nodes)
-        per_token = seconds / max(1, tokens)
-        decoding: list[tuple[int, int]] = []
+    def _asked(self, node: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        pairs = np.asarray(list(self.wanted.get(node, ())), np.int64).reshape(-1, 2)
+        return pairs[:, 0], pairs[:, 1]
+
+    def _generates(self, node: int) -> bool:
+        return any(self.forest.requests[number].decoding for number in self.ends.get(node, ()))
+
+    # States ----------------------------------------------------------------------------------------------------------
+
+    def _held(self) -> int:
+        """Bytes of all states that are kept. One that only refers to its parent's memory counts what it adds."""
+        kept = {node: self.depth[node] for node in self.states}
+        kept.update((node, self.depth[node]) for node, _, _ in self.waiting)
+        if not self.backend.states_refer:
+            return sum(map(self.backend.state_bytes, kept.values()))
+        nodes = set(kept)
+        for node in kept:
+            while (node := self.parent[node]) >= 0 and node not in nodes:
+                nodes.add(node)
+        return self.backend.state_bytes(sum(self.length[node] for node in nodes))
+
+    def _drop(self) -> None:
+        """Drop states until the budget holds: first the one that is needed last, which is the shallowest."""
+        if self.backend.states_refer:
+            return  # those of a path are parts of the deepest one's memory: dropping them would free nothing
+        for node in sorted(self.states):
+            if self._held() <= self.budget or len(self.states) == 1:
+                break
+            del self.states[node]
+
+    def _bring_back(self, node: int) -> None:
+        """Feed the way to a node whose state was dropped, from the nearest state that is left."""
+        way = []
+        while node >= 0 and node not in self.states:
+            way.append(node)
+            node = self.parent[node]
+        if not way:
+            return
+        tokens = np.concatenate([self.forest.node_tokens(above) for above in reversed(way)])
+        start = self.states[node] if node >= 0 else None
+        (fed,) = self.backend.extend([Span(tokens, start, keep=True)])
+        self.states[way[0]] = fed.state
+        self.again += len(tokens)
+
+    # Results ---------------------------------------------------------------------------------------------------------
+
+    def _finished(self, nodes: Sequence[int], per_token: float) -> Iterator[Result]:
+        """Results of the scoring requests that end in these nodes."""
         for node in nodes:
             for number in self.ends.get(node, ()):
                 if self.forest.requests[number].decoding:
-                    decoding.append((node, number))
                     continue
                 slots = [(self.scored[above], place) for above, place in self.slots[number]]
                 fed = self._count(node)
@@ -153,26 +197,28 @@ class _Walk:
                     computed_tokens=fed,
                     seconds=per_token * fed,
                 )
-        if decoding:
-            yield from self._decode(decoding, states, per_token)
 
     def _count(self, node: int) -> int:
         """Tokens on the way to a node that no result has been charged with yet."""
-        total = 0
+        total, self.again = self.again, 0
         while node in self.uncounted:
             total += self.uncounted.pop(node)
-            node = int(self.forest.parent[node])
+            node = self.parent[node]
         return total
 
-    def _decode(self, pairs: Sequence[tuple[int, int]], states: dict[int, State], per_token: float) -> Iterator[Result]:
-        nodes = {number: node for node, number in pairs}
+    def _answer(self, per_token: float) -> Iterator[Result]:
+        """Generate for all prompts that wait."""
+        waiting, self.waiting = self.waiting, []
+        nodes = {number: node for node, number, _ in waiting}
         asked = []
-        for _, number in pairs:
+        for _, number, _ in waiting:
             request = self.forest.requests[number]
             assert request.decoding is not None
             asked.append(DecodeRequest(request.decoding, number, request.repeat, stream_of(request)))
+        states = [state for _, _, state in waiting]
+        del waiting
         before = time.perf_counter()
-        for output in self.backend.decode([states[node] for node, _ in pairs], asked):
+        for output in self.backend.decode(states, asked):
             now = time.perf_counter()
             fed = self._count(nodes[output.request])
             yield Result(

@@ -168,6 +168,23 @@ def build_forest(requests: Iterable[Request]) -> Forest:
     )
 
 
+def alone(forest: Forest) -> Forest:
+    """The same requests, each distinct sequence from a root of its own: what is fed where no state can be forked."""
+    places: dict[int, int] = {}
+    for leaf in forest.leaf.tolist():
+        places.setdefault(leaf, len(places))
+    paths = [forest.path(leaf) for leaf in places]
+    length = np.asarray([len(path) for path in paths], np.int64)
+    return Forest(
+        tokens=np.concatenate(paths) if paths else forest.tokens[:0],
+        start=np.cumsum(length) - length,
+        length=length,
+        parent=np.full(len(length), -1, np.int64),
+        leaf=np.asarray([places[leaf] for leaf in forest.leaf.tolist()], np.int64),
+        requests=forest.requests,
+    )
+
+
 def users_of_nodes(forest: Forest, users: Sequence[frozenset[int]]) -> list[frozenset[int]]:
     """For each node, the users (cells, say) of all requests at or below it; `users[r]` are those of request r."""
     found: list[frozenset[int]] = [frozenset()] * len(forest.parent)

@@ -51,7 +51,8 @@ class Pack:
     @classmethod
     def of(cls, length: Sequence[int], parent: Sequence[int], given: int, keep: Sequence[int]) -> Pack:
         """From lists. ValueError if a segment is empty, or a parent does not stand before its child on its path."""
-        pack = cls(*(np.asarray(values, np.int64) for values in (length, parent)), given, np.asarray(keep, np.int64))
+        numbers = [np.asarray(values, np.int64) for values in (length, parent, keep)]
+        pack = cls(numbers[0], numbers[1], given, numbers[2])
         path: list[int] = []
         for number, above in enumerate(pack.parent.tolist()):
             while path and path[-1] != above:
@@ -137,19 +138,23 @@ class Pack:
 
     def history(self, width: int) -> Ints:
         """(t, width) the `width` inputs before each token on its path, oldest first, as `previous` numbers them."""
-        back = self.previous(width)
-        columns = [back[self.given * width :]]
-        while len(columns) < width:
-            columns.append(back[columns[-1]])
-        return np.stack(columns[:width][::-1], axis=1) if width else np.zeros((self.tokens, 0), np.int64)
+        if width not in self._histories:
+            back = self.previous(width)
+            columns = [np.arange(self.given * width, self.given * width + self.tokens)]
+            for _ in range(width):
+                columns.append(back[columns[-1]])
+            self._histories[width] = np.stack(columns[:0:-1], axis=1) if width else np.zeros((self.tokens, 0), np.int64)
+        return self._histories[width]
+
+    @cached_property
+    def _histories(self) -> dict[int, Ints]:
+        return {}  # every layer asks for the same one
 
     def window(self, width: int) -> Ints:
         """(k, width) the last `width` inputs up to the end of each kept segment, oldest first, numbered likewise."""
-        back = self.previous(width)
-        columns = [self.given * width + self.stop[self.keep] - 1]
-        while len(columns) < width:
-            columns.append(back[columns[-1]])
-        return np.stack(columns[:width][::-1], axis=1) if width else np.zeros((len(self.keep), 0), np.int64)
+        last = self.stop[self.keep] - 1
+        own = self.given * width + last
+        return np.concatenate([self.history(width)[last], own[:, None]], axis=1)[:, 1:]
 
     def chunks(self, most: int) -> Chunks:
         """Cut into chunks of at most `most` tokens; a subtree that would fit in a chunk is not cut."""

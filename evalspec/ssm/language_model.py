@@ -3,7 +3,7 @@
 Module and parameter names are those of Hugging Face's `MambaForCausalLM` and `Mamba2ForCausalLM`, so that their
 safetensors load as they are, and what is trained here loads there.
 
-Glossary: b batch · l time · d model width · v vocabulary
+Glossary: t tokens of a pack · b batch · l time · d model width · v vocabulary
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from evalspec.plan.pack import Pack
 from evalspec.ssm.state import LayerState, RecurrentState
 
 
@@ -44,8 +45,8 @@ class Mixer(nn.Module):
         """Draw fresh parameters as the paper does."""
         raise NotImplementedError
 
-    def forward(self, x: Tensor, state: LayerState | None, lengths: Tensor | None) -> tuple[Tensor, LayerState]:
-        """(b, l, d) → (b, l, d) and the state after each row's last real position."""
+    def forward(self, x: Tensor, state: LayerState | None, pack: Pack) -> tuple[Tensor, LayerState]:
+        """(t, d) → (t, d) and the states after the kept segments."""
         raise NotImplementedError
 
 
@@ -58,9 +59,9 @@ class Block(nn.Module):
         self.mixer = mixer
         self.residual_in_fp32 = residual_in_fp32
 
-    def forward(self, x: Tensor, state: LayerState | None, lengths: Tensor | None) -> tuple[Tensor, LayerState]:
-        """(b, l, d) → (b, l, d) and the layer's state."""
-        mixed, state = self.mixer(self.norm(x.to(self.norm.weight.dtype)), state, lengths)
+    def forward(self, x: Tensor, state: LayerState | None, pack: Pack) -> tuple[Tensor, LayerState]:
+        """(t, d) → (t, d) and the layer's state."""
+        mixed, state = self.mixer(self.norm(x.to(self.norm.weight.dtype)), state, pack)
         return (x.float() if self.residual_in_fp32 else x) + mixed, state
 
 
@@ -99,20 +100,23 @@ class RecurrentLanguageModel(nn.Module):
         self.tie_word_embeddings = tie_word_embeddings
 
     def forward(
-        self, input_ids: Tensor, state: RecurrentState | None = None, lengths: Tensor | None = None
+        self, input_ids: Tensor, state: RecurrentState | None = None, pack: Pack | None = None
     ) -> tuple[Tensor, RecurrentState]:
         """Read tokens, from the beginning or on from `state`.
 
-        Args: input_ids (b, l) · state of the b sequences so far · lengths (b,), how many of the l tokens of each
-            row are real; the rest is padding on the right (any token), which leaves the state untouched.
-        Returns: hidden (b, l, d) after the final norm, and each row's own state after its last real token.
+        Args: input_ids (t,), laid out as `pack` says, or (b, l), rows of one length · state of the pack's given
+            sequences so far (of the b rows).
+        Returns: hidden (t, d) or (b, l, d) after the final norm, and the states of the kept segments (of the b rows).
         """
-        hidden = self.backbone.embeddings(input_ids)
+        shape = input_ids.shape
+        if pack is None:
+            pack = Pack.of_rows(*shape)
+        hidden = self.backbone.embeddings(input_ids.flatten())
         after = []
         for index, block in enumerate(self.backbone.layers):
-            hidden, layer_state = block(hidden, None if state is None else state.layers[index], lengths)
+            hidden, layer_state = block(hidden, None if state is None else state.layers[index], pack)
             after.append(layer_state)
-        return self.backbone.norm_f(hidden), RecurrentState(tuple(after))
+        return self.backbone.norm_f(hidden).unflatten(0, shape), RecurrentState(tuple(after))
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits (…, v) in float32 of hidden vectors (…, d): ask only for the positions that are scored."""

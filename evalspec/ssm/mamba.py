@@ -3,7 +3,8 @@
     x, z = in_proj(u)        x = silu(conv1d(x))        Δ, B, C = softplus(dt_proj(·)), ·, ·  of  x_proj(x)
     out = out_proj(selective_scan(x, Δ, A, B, C, D) ⊙ silu(z))
 
-Glossary: b batch · l time · d model width · e inner channels (E = expand · d) · n state · R rank of Δ · K conv width
+Glossary: t tokens of a pack · k kept segments · d model width · e inner channels (E = expand · d) · n state
+R rank of Δ · K conv width
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from evalspec.plan.pack import Pack
 from evalspec.ssm.kernels.causal_conv1d import causal_conv1d
 from evalspec.ssm.kernels.selective_scan import selective_scan
 from evalspec.ssm.language_model import (
@@ -25,7 +27,7 @@ from evalspec.ssm.language_model import (
     fan_in_uniform_,
     inverse_softplus_of_log_uniform,
 )
-from evalspec.ssm.state import LayerState
+from evalspec.ssm.state import LayerState, kept
 
 
 @dataclass(frozen=True)
@@ -80,27 +82,24 @@ class MambaMixer(Mixer):
         self.out_proj = nn.Linear(e, d, bias=config.use_bias)
         self.scan = selective_scan  # the fastest for the device; another form may take its place
 
-    def forward(self, x: Tensor, state: LayerState | None, lengths: Tensor | None) -> tuple[Tensor, LayerState]:
-        """(b, l, d) → (b, l, d) and the state: conv (b, K−1, e), ssm (b, e, n)."""
+    def forward(self, x: Tensor, state: LayerState | None, pack: Pack) -> tuple[Tensor, LayerState]:
+        """(t, d) → (t, d) and the kept states: conv (k, K−1, e), ssm (k, e, n)."""
         config = self.config
-        u, z = self.in_proj(x).chunk(2, dim=-1)  # b, l, e each
+        u, z = self.in_proj(x).chunk(2, dim=-1)  # t, e each
         u, conv = causal_conv1d(
             u,
             self.conv1d.weight[:, 0],
             self.conv1d.bias,
+            pack=pack,
             state=None if state is None else state.conv,
-            lengths=lengths,
         )
         u = F.silu(u)
         low_rank, B, C = torch.split(self.x_proj(u), [config.rank, config.state_size, config.state_size], dim=-1)
         # The bias joins in float32: Δ spans orders of magnitude, and 16 bit would round its smallest away.
         delta = F.softplus(F.linear(low_rank, self.dt_proj.weight).float() + self.dt_proj.bias.float())
-        if lengths is not None:
-            delta = delta.masked_fill((torch.arange(x.shape[1], device=x.device) >= lengths[:, None])[:, :, None], 0.0)
-        y, ssm = self.scan(
-            u, delta, -torch.exp(self.A_log.float()), B, C, self.D, state=None if state is None else state.ssm
-        )
-        return self.out_proj((y * F.silu(z)).to(x.dtype)), LayerState(conv, ssm)
+        A = -torch.exp(self.A_log.float())
+        y, ends = self.scan(u, delta, A, B, C, self.D, pack=pack, state=None if state is None else state.ssm)
+        return self.out_proj((y * F.silu(z)).to(x.dtype)), LayerState(conv, kept(ends, pack))
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator | None = None) -> None:

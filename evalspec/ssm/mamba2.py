@@ -3,7 +3,7 @@
     z, xBC, Δ = in_proj(u)        x, B, C = silu(conv1d(xBC))        Δ = softplus(Δ + dt_bias)
     out = out_proj(norm(ssd(x, Δ, A, B, C, D) ⊙ silu(z)))
 
-Glossary: b batch · l time · d model width · e inner channels (E = expand · d)
+Glossary: t tokens of a pack · k kept segments · d model width · e inner channels (E = expand · d)
 h heads · p head size · n state · g groups · K conv width
 """
 
@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from evalspec.plan.pack import Pack
 from evalspec.ssm.kernels.causal_conv1d import causal_conv1d
 from evalspec.ssm.kernels.ssd import ssd
 from evalspec.ssm.language_model import (
@@ -27,9 +28,7 @@ from evalspec.ssm.language_model import (
     fan_in_uniform_,
     inverse_softplus_of_log_uniform,
 )
-from evalspec.ssm.state import LayerState
-
-_LONGEST_CHUNK = 64  # any chunk gives the same result; the (chunk × chunk) scores cost more than longer chunks save
+from evalspec.ssm.state import LayerState, kept
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,6 @@ class Mamba2Config:
     time_step_max: float = 0.1
     time_step_floor: float = 1e-4
     time_step_limit: tuple[float, float] = (0.0, math.inf)
-    chunk_size: int = 256
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Mamba2Config:
@@ -87,35 +85,33 @@ class Mamba2Mixer(Mixer):
         self.D = nn.Parameter(torch.ones(heads))
         self.norm = RMSNorm(e, config.layer_norm_epsilon)
         self.out_proj = nn.Linear(e, d, bias=config.use_bias)
+        self.scan = ssd  # the fastest for the device; another form may take its place
 
-    def forward(self, x: Tensor, state: LayerState | None, lengths: Tensor | None) -> tuple[Tensor, LayerState]:
-        """(b, l, d) → (b, l, d) and the state: conv (b, K−1, E + 2 g n), ssm (b, h, p, n)."""
+    def forward(self, x: Tensor, state: LayerState | None, pack: Pack) -> tuple[Tensor, LayerState]:
+        """(t, d) → (t, d) and the kept states: conv (k, K−1, E + 2 g n), ssm (k, h, p, n)."""
         config = self.config
-        batch, length, _ = x.shape
         z, u, delta = torch.split(self.in_proj(x), [config.inner, config.conv_channels, config.num_heads], dim=-1)
         u, conv = causal_conv1d(
             u,
             self.conv1d.weight[:, 0],
             self.conv1d.bias,
+            pack=pack,
             state=None if state is None else state.conv,
-            lengths=lengths,
         )
         shared = config.n_groups * config.state_size
         u, B, C = torch.split(F.silu(u), [config.inner, shared, shared], dim=-1)
-        delta = F.softplus(delta.float() + self.dt_bias.float()).clamp(*config.time_step_limit)  # b, l, h
-        if lengths is not None:
-            delta = delta.masked_fill((torch.arange(length, device=x.device) >= lengths[:, None])[:, :, None], 0.0)
-        y, ssm = ssd(
-            u.reshape(batch, length, config.num_heads, config.head_dim),
+        delta = F.softplus(delta.float() + self.dt_bias.float()).clamp(*config.time_step_limit)  # t, h
+        y, ends = self.scan(
+            torch.unflatten(u, 1, (config.num_heads, config.head_dim)),
             delta,
             -torch.exp(self.A_log.float()),
-            B.reshape(batch, length, config.n_groups, config.state_size),
-            C.reshape(batch, length, config.n_groups, config.state_size),
+            torch.unflatten(B, 1, (config.n_groups, config.state_size)),
+            torch.unflatten(C, 1, (config.n_groups, config.state_size)),
             self.D,
+            pack=pack,
             state=None if state is None else state.ssm,
-            chunk=min(config.chunk_size, _LONGEST_CHUNK),
         )
-        return self.out_proj(self.norm(y.flatten(2), z).to(x.dtype)), LayerState(conv, ssm)
+        return self.out_proj(self.norm(y.flatten(1), z).to(x.dtype)), LayerState(conv, kept(ends, pack))
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator | None = None) -> None:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from evalspec.plan.pack import Pack
+
 
 @dataclass(frozen=True)
 class LayerState:
@@ -38,6 +40,13 @@ class RecurrentState:
     def nbytes(self) -> int:
         """Its size in bytes, all layers and rows."""
         return sum(layer.conv.nbytes + layer.ssm.nbytes for layer in self.layers)
+
+
+def kept(ends: Tensor, pack: Pack) -> Tensor:
+    """Of the states after the segments `pack.ends`, those after the segments `pack.keep`."""
+    if len(pack.keep) == len(pack.ends):
+        return ends
+    return ends[torch.from_numpy(pack.slot[pack.keep]).to(ends.device)]
 
 
 def select(state: RecurrentState, rows: Tensor | Sequence[int]) -> RecurrentState:

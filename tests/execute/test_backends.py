@@ -263,25 +263,29 @@ def test_out_of_memory_halves_the_batch_and_goes_on(monkeypatch: pytest.MonkeyPa
     want = backend.extend([whole_span(tokens) for tokens in batch])
     settings = [Decoding(max_tokens=6)] * 8
     answers = generate(backend, batch, settings)
-    feed, fed = backend._feed, []
+    fed: list[int] = []
 
-    def scarce(tokens: torch.Tensor, *rest: Any) -> Any:
-        if len(tokens) > 3:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
-        fed.append(len(tokens))
-        return feed(tokens, *rest)
+    def scarce(real: Callable[..., Any], most: int) -> Callable[..., Any]:
+        def run(tokens: torch.Tensor, *rest: Any) -> Any:
+            if len(tokens) > most:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+            fed.append(len(tokens))
+            return real(tokens, *rest)
 
-    monkeypatch.setattr(backend, "_feed", scarce)
+        return run
+
+    monkeypatch.setattr(backend, "_feed", scarce(backend._feed, 5))  # a pack of 5 tokens: spans are cut, too
+    monkeypatch.setattr(backend, "_step", scarce(backend._step, 3))
     for one, other in zip(want, backend.extend([whole_span(tokens) for tokens in batch]), strict=True):
         np.testing.assert_allclose(one.logprobs, other.logprobs, atol=1e-5)
-    assert max(fed) > 1
+    assert 1 < max(fed) <= 5
     assert generate(backend, batch, settings) == answers
 
     def none(*rest: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
     monkeypatch.setattr(backend, "_feed", none)
-    with pytest.raises(RunError, match="one sequence alone does not fit"):
+    with pytest.raises(RunError, match="one token alone does not fit"):
         backend.extend([whole_span(batch[0])])
 
 

@@ -1,155 +1,196 @@
-"""Each fast recurrence equals its reference: any starting state, lengths that fit no block, strong and weak decays."""
+"""Each fast recurrence equals its mathematics: any starting states, any forest, strong and weak decays."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from evalspec.ssm.kernels import selective_scan as scans
+from evalspec.plan.pack import Pack
 from evalspec.ssm.kernels.causal_conv1d import causal_conv1d
-from evalspec.ssm.kernels.selective_scan import selective_scan_blocked, selective_scan_reference
-from evalspec.ssm.kernels.ssd import ssd_chunked, ssd_reference, ssd_step
+from evalspec.ssm.kernels.selective_scan import selective_scan, selective_scan_compiled, selective_scan_reference
+from evalspec.ssm.kernels.ssd import ssd, ssd_chunked, ssd_reference
+from evalspec.ssm.kernels.ssd_rows import ssd_rows
+from tests.ssm.packs import PACKS, paths, random_pack
 
-LENGTHS = [1, 2, 7, 64, 65, 200]
+ALONG = ("x", "delta", "B", "C")  # tensors with an axis of time
+Kernel = Callable[..., tuple[Tensor, Tensor]]
 
 
-def scan_inputs(length: int, dtype: torch.dtype = torch.float32, strength: float = 1.0) -> dict[str, Tensor]:
-    """b 3, e 10, n 4, with decays from hardly any to total."""
-    torch.manual_seed(length)
+def scan_inputs(pack: Pack, dtype: torch.dtype = torch.float32, strength: float = 1.0) -> dict[str, Tensor]:
+    """e 10, n 4, with decays from hardly any to total."""
+    torch.manual_seed(pack.tokens)
+    length = pack.tokens
     return {
-        "x": torch.randn(3, length, 10).to(dtype),
-        "delta": F.softplus(torch.randn(3, length, 10) * 3) * strength,
+        "x": torch.randn(length, 10).to(dtype),
+        "delta": F.softplus(torch.randn(length, 10) * 3) * strength,
         "A": -torch.exp(torch.randn(10, 4) * 2),
-        "B": torch.randn(3, length, 4).to(dtype),
-        "C": torch.randn(3, length, 4).to(dtype),
+        "B": torch.randn(length, 4).to(dtype),
+        "C": torch.randn(length, 4).to(dtype),
         "D": torch.randn(10),
+        "state": torch.randn(pack.given, 10, 4),
     }
 
 
-def ssd_inputs(length: int, dtype: torch.dtype = torch.float32, strength: float = 1.0) -> dict[str, Tensor]:
-    """b 3, h 6 in g 2 groups, p 5, n 4."""
-    torch.manual_seed(length)
+def ssd_inputs(pack: Pack, dtype: torch.dtype = torch.float32, strength: float = 1.0) -> dict[str, Tensor]:
+    """h 6 in 2 groups, p 5, n 4."""
+    torch.manual_seed(pack.tokens)
+    length = pack.tokens
     return {
-        "x": torch.randn(3, length, 6, 5).to(dtype),
-        "delta": F.softplus(torch.randn(3, length, 6) * 3) * strength,
+        "x": torch.randn(length, 6, 5).to(dtype),
+        "delta": F.softplus(torch.randn(length, 6) * 3) * strength,
         "A": -torch.exp(torch.randn(6) * 2),
-        "B": torch.randn(3, length, 2, 4).to(dtype),
-        "C": torch.randn(3, length, 2, 4).to(dtype),
+        "B": torch.randn(length, 2, 4).to(dtype),
+        "C": torch.randn(length, 2, 4).to(dtype),
         "D": torch.randn(6),
+        "state": torch.randn(pack.given, 6, 5, 4),
     }
 
 
-def close(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor], tolerance: float = 2e-5) -> None:
-    for a, b in zip(one, other, strict=True):
-        torch.testing.assert_close(a, b, atol=tolerance, rtol=tolerance)
+def mamba(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+    """h ← exp(ΔA) ⊙ h + Δ B x, y = C · h + D x, along one sequence, in float64."""
+    outputs = []
+    for t in range(len(x)):
+        h = torch.exp(delta[t][:, None] * A) * h + (delta[t] * x[t])[:, None] * B[t]
+        outputs.append(h @ C[t] + D * x[t])
+    return torch.stack(outputs), h
 
 
-@pytest.mark.parametrize("length", LENGTHS)
-@pytest.mark.parametrize("started", [False, True])
-@pytest.mark.parametrize("block", [1, 500, 1 << 18])
-def test_the_blocked_scan_equals_the_recurrence(
-    length: int, started: bool, block: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(scans, "_BLOCK_ELEMENTS", block)
-    inputs = scan_inputs(length)
-    state = torch.randn(3, 10, 4) if started else None
-    close(selective_scan_blocked(**inputs, state=state), selective_scan_reference(**inputs, state=state))
+def mamba2(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+    """h ← exp(ΔA) h + Δ x Bᵀ, y = h C + D x, a head, along one sequence, in float64."""
+    B, C = (tensor.repeat_interleave(x.shape[1] // B.shape[1], dim=1) for tensor in (B, C))
+    outputs = []
+    for t in range(len(x)):
+        h = torch.exp(delta[t] * A)[:, None, None] * h + (delta[t][:, None] * x[t])[..., None] * B[t][:, None]
+        outputs.append((h @ C[t][..., None])[..., 0] + D[:, None] * x[t])
+    return torch.stack(outputs), h
 
 
-@pytest.mark.parametrize("length", LENGTHS)
-@pytest.mark.parametrize("started", [False, True])
-@pytest.mark.parametrize("chunk", [1, 16, 64])
-def test_chunked_ssd_equals_the_recurrence(length: int, started: bool, chunk: int) -> None:
-    inputs = ssd_inputs(length)
-    state = torch.randn(3, 6, 5, 4) if started else None
-    close(ssd_chunked(**inputs, state=state, chunk=chunk), ssd_reference(**inputs, state=state))
+def along_paths(recurrence: Kernel, inputs: dict[str, Tensor], pack: Pack) -> tuple[Tensor, Tensor]:
+    """What a recurrence gives for each token and each needed state, every path run by itself from its given state."""
+    wide = {name: tensor.double() for name, tensor in inputs.items()}
+    state = wide.pop("state")
+    outputs: dict[int, Tensor] = {}
+    states = []
+    for number, (origin, tokens) in enumerate(paths(pack)):
+        own = {name: tensor[tokens] if name in ALONG else tensor for name, tensor in wide.items()}
+        y, h = recurrence(**own, h=state[origin])
+        outputs.update(zip(tokens, y, strict=True))
+        if pack.slot[number] >= 0:
+            states.append(h)
+    return torch.stack([outputs[t] for t in range(pack.tokens)]), torch.stack(states)
 
 
-def test_a_decoding_step_of_ssd_equals_the_recurrence() -> None:
-    inputs, state = ssd_inputs(1), torch.randn(3, 6, 5, 4)
-    before = state.clone()
-    close(ssd_step(**inputs, state=state), ssd_reference(**inputs, state=state))
-    assert torch.equal(state, before)
+def close(one: tuple[Tensor, Tensor], truth: tuple[Tensor, Tensor], tolerance: float = 1e-5) -> None:
+    for ours, theirs in zip(one, truth, strict=True):
+        scale = float(theirs.abs().max()) or 1.0
+        torch.testing.assert_close(ours.double() / scale, theirs.double() / scale, atol=tolerance, rtol=0)
+
+
+SCANS = [selective_scan_reference, selective_scan_compiled, selective_scan]
+SSDS = [ssd_reference, ssd_chunked, ssd]
+
+
+@pytest.mark.parametrize("name", PACKS)
+@pytest.mark.parametrize("kernel", SCANS)
+def test_selective_scans_equal_the_recurrence_along_each_path(kernel: Kernel, name: str) -> None:
+    inputs = scan_inputs(PACKS[name])
+    close(kernel(**inputs, pack=PACKS[name]), along_paths(mamba, inputs, PACKS[name]))
+
+
+@pytest.mark.parametrize("name", PACKS)
+@pytest.mark.parametrize("kernel", SSDS)
+def test_ssd_equals_the_recurrence_along_each_path(kernel: Kernel, name: str) -> None:
+    inputs = ssd_inputs(PACKS[name])
+    close(kernel(**inputs, pack=PACKS[name]), along_paths(mamba2, inputs, PACKS[name]))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_any_forest_and_any_chunk_give_the_same(seed: int) -> None:
+    pack = random_pack(segments=1 + seed * 3, given=1 + seed % 4, longest=1 + 2 * seed, seed=seed)
+    inputs = ssd_inputs(pack)
+    truth = along_paths(mamba2, inputs, pack)
+    for chunk in (1, 5, 16, 64):
+        close(ssd_chunked(**inputs, pack=pack, chunk=chunk), truth)
+    inputs = scan_inputs(pack)
+    close(selective_scan_compiled(**inputs, pack=pack), along_paths(mamba, inputs, pack))
+
+
+def test_without_a_state_a_sequence_begins_with_zeros() -> None:
+    pack = PACKS["a forest"]
+    for inputs, kernels in ((scan_inputs(pack), SCANS), (ssd_inputs(pack), SSDS)):
+        nothing = {**inputs, "state": torch.zeros_like(inputs["state"])}
+        for kernel in kernels:
+            close(kernel(**{**inputs, "state": None}, pack=pack), kernel(**nothing, pack=pack))
 
 
 @pytest.mark.parametrize("strength", [1e-4, 100.0])
 def test_decays_of_any_strength_stay_exact_and_finite(strength: float) -> None:
     """Cumulative log decays reach −10⁶ here: a ratio of their exponentials would be 0 / 0."""
-    scan, ssd = scan_inputs(130, strength=strength), ssd_inputs(130, strength=strength)
-    one, other = selective_scan_blocked(**scan), selective_scan_reference(**scan)
-    scale = float(other[0].abs().max())
-    torch.testing.assert_close(one[0] / scale, other[0] / scale, atol=1e-6, rtol=0)
-    one, other = ssd_chunked(**ssd), ssd_reference(**ssd)
-    scale = float(other[0].abs().max())
-    torch.testing.assert_close(one[0] / scale, other[0] / scale, atol=1e-6, rtol=0)
+    for pack in (PACKS["one segment"], PACKS["few-shot"]):
+        inputs = scan_inputs(pack, strength=strength)
+        truth = along_paths(mamba, inputs, pack)
+        for kernel in SCANS:
+            close(kernel(**inputs, pack=pack), truth, 2e-6)
+        inputs = ssd_inputs(pack, strength=strength)
+        truth = along_paths(mamba2, inputs, pack)
+        for kernel in SSDS:
+            close(kernel(**inputs, pack=pack), truth, 2e-6)
 
 
-def test_halves_with_a_carried_state_equal_one_pass() -> None:
-    for inputs, run in ((scan_inputs(90), selective_scan_blocked), (ssd_inputs(90), ssd_chunked)):
-        whole = run(**inputs)
-        first = {
-            name: tensor[:, :37] if name in ("x", "delta", "B", "C") else tensor for name, tensor in inputs.items()
-        }
-        second = {
-            name: tensor[:, 37:] if name in ("x", "delta", "B", "C") else tensor for name, tensor in inputs.items()
-        }
-        y1, state = run(**first)
-        y2, state = run(**second, state=state)
-        close((torch.cat([y1, y2], dim=1), state), whole)
+@pytest.mark.parametrize("length", [1, 2, 7, 64, 65, 200])
+@pytest.mark.parametrize("chunk", [1, 16, 64])
+def test_ssd_over_rows_equals_the_recurrence(length: int, chunk: int) -> None:
+    pack = Pack.of_rows(3, length)
+    inputs = ssd_inputs(pack)
+    rows = {k: torch.unflatten(v, 0, pack.rows or ()) if k in ALONG else v for k, v in inputs.items()}
+    y, last = ssd_rows(**rows, chunk=chunk)
+    close((y.flatten(0, 1), last), along_paths(mamba2, inputs, pack))
 
 
-def test_positions_with_no_step_leave_the_state_as_it_was() -> None:
-    for inputs, run in ((scan_inputs(20), selective_scan_blocked), (ssd_inputs(20), ssd_chunked)):
-        short = {
-            name: tensor[:, :11] if name in ("x", "delta", "B", "C") else tensor for name, tensor in inputs.items()
-        }
-        padded = {**inputs, "delta": inputs["delta"].clone()}
-        padded["delta"][:, 11:] = 0.0
-        torch.testing.assert_close(run(**padded)[1], run(**short)[1], atol=1e-6, rtol=1e-6)
-
-
-def test_gradients_of_chunked_ssd_equal_those_of_the_recurrence() -> None:
-    weights, grads = (torch.randn(3, 40, 6, 5), torch.randn(3, 6, 5, 4)), []
-    for run in (ssd_chunked, ssd_reference):
-        inputs = {name: tensor.clone().requires_grad_() for name, tensor in ssd_inputs(40).items()}
-        state = torch.ones(3, 6, 5, 4, requires_grad=True)
-        y, final = run(**inputs, state=state)
+@pytest.mark.parametrize(("kernel", "reference"), [(ssd, ssd_reference), (ssd_chunked, ssd_reference)])
+def test_gradients_of_ssd_equal_those_of_the_recurrence(kernel: Kernel, reference: Kernel) -> None:
+    pack, grads = Pack.of_rows(3, 40), []
+    weights = torch.randn(120, 6, 5), torch.randn(3, 6, 5, 4)
+    for run in (kernel, reference):
+        inputs = {name: tensor.clone().requires_grad_() for name, tensor in ssd_inputs(pack).items()}
+        y, final = run(**inputs, pack=pack)
         ((y * weights[0]).sum() + (final * weights[1]).sum()).backward()
-        grads.append([inputs[name].grad for name in inputs] + [state.grad])
+        grads.append([tensor.grad for tensor in inputs.values()])
     for one, other in zip(*grads, strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("width", [2, 4])
-def test_the_causal_convolution_equals_torchs_and_continues(width: int) -> None:
+@pytest.mark.parametrize("name", PACKS)
+@pytest.mark.parametrize("width", [1, 2, 4])
+@pytest.mark.parametrize("gradients", [False, True])  # the compiled loop serves only where none are asked for
+def test_the_causal_convolution_equals_torchs_along_each_path(name: str, width: int, gradients: bool) -> None:
     torch.manual_seed(0)
-    x, weight, bias = torch.randn(3, 20, 6), torch.randn(6, width), torch.randn(6)
-    padded = F.pad(x.transpose(1, 2), (width - 1, 0))
-    whole = F.conv1d(padded, weight[:, None], bias, groups=6).transpose(1, 2)
-    y, state = causal_conv1d(x, weight, bias)
-    torch.testing.assert_close(y, whole)
-    torch.testing.assert_close(state, x[:, 20 - width + 1 :])
-    y1, state = causal_conv1d(x[:, :1], weight, bias)
-    y2, state = causal_conv1d(x[:, 1:], weight, bias, state=state)
-    torch.testing.assert_close(torch.cat([y1, y2], dim=1), whole)
-
-
-def test_the_convolution_keeps_each_rows_own_last_inputs() -> None:
-    x, state = torch.randn(4, 8, 5), torch.randn(4, 3, 5)
-    _, after = causal_conv1d(x, torch.randn(5, 4), state=state, lengths=torch.tensor([8, 2, 0, 3]))
-    past = torch.cat([state, x], dim=1)
-    for row, length in enumerate([8, 2, 0, 3]):
-        torch.testing.assert_close(after[row], past[row, length : length + 3])
+    pack = PACKS[name]
+    x, weight, bias = torch.randn(pack.tokens, 6), torch.randn(6, width), torch.randn(6)
+    state = torch.randn(pack.given, width - 1, 6)
+    with torch.set_grad_enabled(gradients):
+        y, window = causal_conv1d(x, weight, bias, pack=pack, state=state)
+    kept = pack.keep.tolist()
+    for number, (origin, tokens) in enumerate(paths(pack)):
+        past = torch.cat([state[origin], x[tokens]])
+        whole = F.conv1d(past.T[None], weight[:, None], bias, groups=6)[0].T
+        torch.testing.assert_close(y[tokens], whole, atol=1e-5, rtol=1e-5)
+        if number in kept:
+            torch.testing.assert_close(window[kept.index(number)], past[len(past) - width + 1 :])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_sixteen_bit_inputs_are_computed_in_float32(dtype: torch.dtype) -> None:
-    inputs = scan_inputs(50, dtype)
-    y, state = selective_scan_blocked(**inputs)
-    wide, wide_state = selective_scan_reference(**{name: tensor.float() for name, tensor in inputs.items()})
-    assert y.dtype == dtype
-    assert state.dtype == torch.float32
-    torch.testing.assert_close(y.float(), wide, atol=0.05, rtol=0.01)
-    torch.testing.assert_close(state, wide_state, atol=1e-4, rtol=1e-4)
+    pack = PACKS["a forest"]
+    for inputs, kernels in ((scan_inputs(pack, dtype), SCANS), (ssd_inputs(pack, dtype), SSDS)):
+        truth = kernels[0](**{name: tensor.float() for name, tensor in inputs.items()}, pack=pack)
+        for kernel in kernels:
+            y, states = kernel(**inputs, pack=pack)
+            assert y.dtype == dtype
+            assert states.dtype == torch.float32
+            close((y, states), truth, 0.01)
+            close((truth[0], states), truth, 1e-5)

@@ -15,6 +15,7 @@ from evalspec.errors import ModelError
 from evalspec.ssm import checkpoints
 from evalspec.ssm.language_model import RecurrentLanguageModel
 from evalspec.ssm.state import RecurrentState, select, split, stack
+from tests.ssm.packs import PACKS, paths
 
 SMALL: dict[str, Any] = {
     "vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 3, "state_size": 8, "initializer_range": 0.2,
@@ -70,19 +71,22 @@ def test_continuing_from_a_state_equals_one_pass(pair: tuple[RecurrentLanguageMo
     torch.testing.assert_close(logits(model, ids[:, 50:], state), logits(model, ids)[:, 50:], atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("name", ["a forest", "few-shot", "one token"])
 @torch.inference_mode()
-def test_rows_of_unequal_length_each_keep_their_own_state(pair: tuple[RecurrentLanguageModel, Any]) -> None:
+def test_a_pack_equals_each_of_its_paths_alone(pair: tuple[RecurrentLanguageModel, Any], name: str) -> None:
     model, _ = pair
-    ids, lengths = tokens(4, 70), torch.tensor([70, 1, 33, 2])
-    start = tokens(4, 5)
-    _, before = model(start)
-    hidden, state = model(ids, before, lengths)
-    for row, length in enumerate(lengths.tolist()):
-        alone, alone_state = model(ids[row : row + 1, :length], select(before, [row]))
-        torch.testing.assert_close(hidden[row, :length], alone[0], atol=1e-5, rtol=1e-5)
-        for ours, theirs in zip(select(state, [row]).layers, alone_state.layers, strict=True):
-            torch.testing.assert_close(ours.conv, theirs.conv, atol=1e-5, rtol=1e-5)
-            torch.testing.assert_close(ours.ssm, theirs.ssm, atol=1e-5, rtol=1e-5)
+    pack = PACKS[name]
+    ids = tokens(1, pack.tokens)[0]
+    _, before = model(tokens(pack.given, 5))
+    hidden, state = model(ids, before, pack)
+    kept = pack.keep.tolist()
+    for number, (origin, path) in enumerate(paths(pack)):
+        alone, alone_state = model(ids[None, path], select(before, [origin]))
+        torch.testing.assert_close(hidden[path], alone[0], atol=2e-5, rtol=1e-5)
+        if number in kept:
+            for ours, theirs in zip(select(state, [kept.index(number)]).layers, alone_state.layers, strict=True):
+                torch.testing.assert_close(ours.conv, theirs.conv, atol=2e-5, rtol=1e-5)
+                torch.testing.assert_close(ours.ssm, theirs.ssm, atol=2e-5, rtol=1e-5)
 
 
 @torch.inference_mode()

@@ -1,9 +1,9 @@
-"""What both forking backends share: spans in batches, the head at scored positions alone, continuous decoding.
+"""What both forking backends share: spans laid out as a pack, the head at scored positions alone, continuous decoding.
 
-A backend brings its memory (recurrent states or KV caches) in two shapes: of one sequence, kept in a
-`ForkedState`, and of a batch, which is being fed. A few operations move between them; all else is here, once.
+A backend brings its memory (recurrent states or KV caches) in two shapes: of one sequence, kept in a `ForkedState`,
+and of a batch that decodes. A few operations move between them; all else is here, once.
 
-Glossary: b rows of a batch · l its longest span · d model width · v vocabulary · n scored positions
+Glossary: t tokens of a pack · b rows that decode · d model width · v vocabulary · n scored positions
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evalspec.errors import RunError
-from evalspec.execute.backends.batches import Load, batches_of, is_out_of_memory, release_memory, run_halving
+from evalspec.execute.backends.memory import is_out_of_memory, release_memory
 from evalspec.execute.backends.sampling import Answer, next_tokens
 from evalspec.execute.protocols import DecodeRequest, Extended, Output, Span
 from evalspec.models.tokens import Tokenizer
-from evalspec.plan.forest import Tokens
+from evalspec.plan.pack import Pack
 
 Row = TypeVar("Row")
 Batch = TypeVar("Batch")
@@ -41,12 +41,13 @@ class ForkedState(Generic[Row]):
 
 
 @dataclass(frozen=True, eq=False)
-class Fed(Generic[Batch]):
-    """What feeding a batch gave: logits (n, v) float32, hidden vectors (b, d) of the rows' ends, the batch's memory."""
+class Fed(Generic[Row]):
+    """What feeding a pack gave: logits (n, v) float32, and of each kept segment its last hidden vector (k, d) and its
+    sequence's memory."""
 
     logits: Tensor
     last: Tensor
-    memory: Batch
+    memories: list[Row]
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +66,7 @@ class ForkingModel(ABC, Generic[Row, Batch]):
     name: str
     version: str
     forks: bool = True
+    states_refer: bool = False
 
     def __init__(
         self,
@@ -82,11 +84,12 @@ class ForkingModel(ABC, Generic[Row, Batch]):
         self.vocab_size = vocab_size
         self.end_tokens = end_tokens
         on_gpu = device.type == "cuda"
-        # On a CPU larger batches leave its caches and gain nothing; a GPU wants the most that fits.
-        self.batch_tokens = batch_tokens or (16384 if on_gpu else 1024)
+        # On a CPU larger packs leave its caches and gain nothing; a GPU wants the most that fits.
+        self.batch_tokens = batch_tokens or (16384 if on_gpu else 2048)
         self.most_rows = 256 if on_gpu else 64
         free = torch.cuda.mem_get_info(device)[0] if on_gpu else psutil.virtual_memory().available
         self.batch_bytes = free // 4
+        self.state_budget = free // 2
 
     @property
     def identity(self) -> tuple[str, ...]:
@@ -96,17 +99,21 @@ class ForkingModel(ABC, Generic[Row, Batch]):
     # What a subclass brings ------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def _gather(self, rows: Sequence[Row | None], room: int) -> Batch | None:
-        """Put sequences side by side in a batch, as copies; None starts a new one, and all None is None.
+    def _feed(
+        self, tokens: Tensor, pack: Pack, given: Sequence[Row | None], scored: Tensor, hidden: Tensor | None
+    ) -> Fed[Row]:
+        """Feed a pack's tokens (t,), whose given states are these memories (None: nothing was read before).
 
-        A row may appear more than once. `room` is how many tokens each is likely to be fed.
+        `scored` (n,) are token positions; the logits are theirs, followed by those of the vectors `hidden` (m, d).
         """
 
     @abstractmethod
-    def _scatter(
-        self, batch: Batch, rows: Sequence[int], before: Sequence[Row | None], tokens: list[Tokens]
-    ) -> list[Row]:
-        """Memories of some rows, each on its own, of a batch gathered from `before` and then fed `tokens`."""
+    def _gather(self, states: Sequence[ForkedState[Row]], room: int) -> Batch:
+        """Sequences side by side, each about to be fed up to `room` tokens. One may appear more than once."""
+
+    @abstractmethod
+    def _step(self, tokens: Tensor, batch: Batch) -> tuple[Tensor, Batch]:
+        """Feed one token a row (b,): the logits (b, v), float32, that follow, and the memory after it."""
 
     @abstractmethod
     def _select(self, batch: Batch, rows: Sequence[int]) -> Batch:
@@ -115,16 +122,6 @@ class ForkingModel(ABC, Generic[Row, Batch]):
     @abstractmethod
     def _join(self, first: Batch, second: Batch) -> Batch:
         """Both batches in one, the rows of the first before the second's."""
-
-    @abstractmethod
-    def _feed(
-        self, tokens: Tensor, lengths: Sequence[int], memory: Batch | None, scored: Tensor, hidden: Tensor | None
-    ) -> Fed[Batch]:
-        """Feed tokens (b, l), padded on the right, of which row i has lengths[i].
-
-        `scored` (n,) are positions in the flattened (b · l) grid; the logits are theirs, followed by those of the
-        vectors `hidden` (m, d), if any.
-        """
 
     @abstractmethod
     def _logits(self, hidden: Tensor) -> Tensor:
@@ -137,61 +134,116 @@ class ForkingModel(ABC, Generic[Row, Batch]):
     # Scoring ---------------------------------------------------------------------------------------------------------
 
     def extend(self, spans: Sequence[Span]) -> Sequence[Extended]:
-        """Feed each span from its parent's state; see `ForkingBackend.extend`."""
-        loads = []
-        for span in spans:
-            past = span.parent.length if span.parent is not None else 0
-            scored = 0 if span.offsets is None else len(span.offsets)
-            size = self.state_bytes(past + len(span.tokens)) + 8 * self.vocab_size * scored
-            loads.append(Load(len(span.tokens), past, size))
-        batches = batches_of(loads, most_tokens=self.batch_tokens, most_bytes=self.batch_bytes)
-        results: dict[int, Extended] = {}
-        for batch, extended in run_halving(batches, lambda rows: self._extend([spans[i] for i in rows]), self._smaller):
-            results.update(zip(batch, extended, strict=True))
-        return [results[index] for index in range(len(spans))]
+        """Feed each span from its parent's state; see `ForkingBackend.extend`.
+
+        In as many packs as tokens, logits and memory need; where memory runs out, packs of half the size go on.
+        """
+        last_child = {span.parent: number for number, span in enumerate(spans) if isinstance(span.parent, int)}
+        states: dict[int, ForkedState[Row]] = {}
+        results = [
+            Extended(None, np.empty(len(s.offsets), np.float32), np.empty(len(s.offsets), np.bool_)) for s in spans
+        ]
+        number = offset = 0  # the next token to feed
+        while number < len(spans):
+            parts = self._parts(spans, number, offset)
+            first, (last, _, reached) = number, parts[-1]
+            whole = reached == len(spans[last].tokens)
+            asked: list[Span] = []
+            for span, begin, stop in ((spans[at], begin, stop) for at, begin, stop in parts):
+                at = first + len(asked)
+                parent = span.parent
+                if begin:
+                    parent = states[at]
+                elif isinstance(parent, int):
+                    parent = parent - first if parent >= first else states[parent]
+                here = places_within(span, begin, stop)
+                keep = span.keep or last_child.get(at, -1) > last or (at == last and not whole)
+                asked.append(
+                    Span(span.tokens[begin:stop], parent, span.offsets[here] - begin, span.targets[here], keep)
+                )
+            extended = self._extend_or_shrink(asked)
+            if extended is None:
+                continue
+            for (at, begin, stop), part in zip(parts, extended, strict=True):
+                here = places_within(spans[at], begin, stop)
+                results[at].logprobs[here], results[at].greedy[here] = part.logprobs, part.greedy
+                if part.state is not None:
+                    states[at] = part.state
+            number, offset = (last + 1, 0) if whole else (last, reached)
+        return [replace(found, state=states[n]) if spans[n].keep else found for n, found in enumerate(results)]
+
+    def _parts(self, spans: Sequence[Span], number: int, offset: int) -> list[tuple[int, int, int]]:
+        """What fits into one pack from there on: (span, first token, behind the last), at least one token."""
+        parts: list[tuple[int, int, int]] = []
+        tokens, scored = self.batch_tokens, max(1, self.batch_bytes // (8 * self.vocab_size))
+        for at in range(number, len(spans)):
+            span, begin = spans[at], offset if at == number else 0
+            stop = min(len(span.tokens), begin + max(tokens, 0 if parts else 1))
+            asked = np.sort(span.offsets[places_within(span, begin, stop)])
+            if len(asked) > scored:
+                stop = min(stop, max(int(asked[scored]), begin + (0 if parts else 1)))
+            if stop == begin:
+                break
+            parts.append((at, begin, stop))
+            if stop < len(span.tokens):
+                break
+            tokens, scored = tokens - (stop - begin), scored - len(asked)
+        return parts
+
+    def _extend_or_shrink(self, spans: Sequence[Span]) -> list[Extended] | None:
+        """One pack, or None if it does not fit in memory: from then on packs are half as large."""
+        tokens = sum(len(span.tokens) for span in spans)
+        try:
+            return self._extend(spans)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if tokens == 1:
+                raise RunError(f"one token alone does not fit in memory: {error}") from error
+        # Out of the except clause, so that its traceback no longer holds the pack's tensors.
+        release_memory()
+        self.batch_tokens = (tokens + 1) // 2
+        return None
 
     @torch.inference_mode()
     def _extend(self, spans: Sequence[Span]) -> list[Extended]:
-        """One batch of spans."""
-        lengths = [len(span.tokens) for span in spans]
-        longest = max(lengths)
-        tokens = np.zeros((len(spans), longest), np.int64)
-        for row, span in enumerate(spans):
-            tokens[row, : lengths[row]] = span.tokens
-
-        # Each position meets the head once, however many tokens are scored there. A parent's last position, −1, is a
-        # hidden vector that its state has kept.
-        places: dict[tuple[int, int], int] = {}
-        for row, span in enumerate(spans):
-            for offset in () if span.offsets is None else span.offsets.tolist():
-                places.setdefault((row, offset), 0)
-        inside = [place for place in places if place[1] >= 0]
-        behind = [place for place in places if place[1] < 0]
-        places.update({place: at for at, place in enumerate(inside + behind)})
-        at = [places[row, offset] for row, span in enumerate(spans) for offset in _listed(span.offsets)]
-        targets = [target for span in spans for target in _listed(span.targets)]
-
-        before = [None if span.parent is None else span.parent.memory for span in spans]
+        """One pack of spans."""
+        given: list[ForkedState[Row] | None]
+        pack, given = lay_out(spans)
+        stops = pack.stop.tolist()
+        # Each position meets the head once, however many tokens are scored there. What precedes a span's first token is
+        # its parent's last position: in the pack, or a hidden vector that the parent's state has kept.
+        places: dict[tuple[bool, int], int] = {}
+        wanted: list[tuple[bool, int]] = []
+        for number, span in enumerate(spans):
+            begin, above = stops[number] - len(span.tokens), int(pack.parent[number])
+            before = (False, stops[above] - 1) if above >= 0 else (True, -1 - above)
+            wanted += [(False, begin + offset) if offset >= 0 else before for offset in span.offsets.tolist()]
+        for outside in (False, True):
+            for place in wanted:
+                if place[0] == outside:
+                    places.setdefault(place, len(places))
+        inside = [at for outside, at in places if not outside]
+        behind = [state.hidden for outside, at in places if outside and (state := given[at]) is not None]
         fed = self._feed(
-            torch.from_numpy(tokens).to(self.device),
-            lengths,
-            self._gather(before, longest),
-            torch.tensor([row * longest + offset for row, offset in inside], dtype=torch.long, device=self.device),
-            torch.stack([spans[row].parent.hidden for row, _ in behind]) if behind else None,  # type: ignore[union-attr]
+            torch.from_numpy(np.concatenate([span.tokens for span in spans]).astype(np.int64)).to(self.device),
+            pack,
+            [None if state is None else state.memory for state in given],
+            torch.tensor(inside, dtype=torch.long, device=self.device),
+            torch.stack(behind) if behind else None,
         )
-        logprobs, greedy = score(fed.logits, at, targets)
+        targets = [target for span in spans for target in span.targets.tolist()]
+        logprobs, greedy = score(fed.logits, [places[place] for place in wanted], targets)
 
-        kept = [row for row, span in enumerate(spans) if span.keep]
-        memories = self._scatter(fed.memory, kept, before, [span.tokens for span in spans]) if kept else []
         states: dict[int, ForkedState[Row]] = {}
-        for row, memory in zip(kept, memories, strict=True):
-            past = spans[row].parent.length if spans[row].parent is not None else 0  # type: ignore[union-attr]
-            states[row] = ForkedState(memory, fed.last[row].clone(), past + lengths[row])
+        lengths = read_tokens(pack, [0 if state is None else state.length for state in given])
+        for at, number in enumerate(pack.keep.tolist()):
+            states[number] = ForkedState(fed.memories[at], fed.last[at].clone(), lengths[number])
         results, done = [], 0
-        for row, span in enumerate(spans):
-            count = len(_listed(span.offsets))
-            results.append(Extended(states.get(row), logprobs[done : done + count], greedy[done : done + count]))
-            done += count
+        for number, span in enumerate(spans):
+            stop = done + len(span.offsets)
+            results.append(Extended(states.get(number), logprobs[done:stop], greedy[done:stop]))
+            done = stop
         return results
 
     # Generation ------------------------------------------------------------------------------------------------------
@@ -201,7 +253,7 @@ class ForkingModel(ABC, Generic[Row, Batch]):
         """Generate from each state until its own stop, new requests joining as others finish."""
         if self.tokenizer is None:
             raise RunError("this model was opened without a tokenizer, which generation needs for its text")
-        waiting = deque(sorted(range(len(states)), key=lambda i: (states[i].length, i)))
+        waiting = deque(range(len(states)))  # in the forest's order: neighbours share what they have read
         running: Running[Batch] | None = None
         while waiting or running:
             joining = [waiting.popleft() for _ in range(self._room(states, requests, waiting, running))]
@@ -235,10 +287,7 @@ class ForkingModel(ABC, Generic[Row, Batch]):
         """Add requests to the running ones: their first token is predicted by their state's hidden vector."""
         assert self.tokenizer is not None
         answers = [Answer(requests[i], self.tokenizer, self._ends(requests[i])) for i in joining]
-        memory = self._gather(
-            [states[i].memory for i in joining], max(requests[i].decoding.max_tokens for i in joining)
-        )
-        assert memory is not None
+        memory = self._gather([states[i] for i in joining], max(requests[i].decoding.max_tokens for i in joining))
         logits = self._logits(torch.stack([states[i].hidden for i in joining]))
         if running is None:
             return Running(joining, answers, memory, logits)
@@ -261,15 +310,12 @@ class ForkingModel(ABC, Generic[Row, Batch]):
         going = [row for row, output in enumerate(outputs) if output is None]
         if not going:
             return None, finished
-        fed = self._feed(
-            torch.tensor([[tokens[row]] for row in going], device=self.device),
-            [1] * len(going),
+        logits, memory = self._step(
+            torch.tensor([tokens[row] for row in going], device=self.device),
             self._select(running.memory, going) if finished else running.memory,
-            torch.arange(len(going), device=self.device),
-            None,
         )
         indices = [running.indices[row] for row in going]
-        return Running(indices, [answers[row] for row in going], fed.memory, fed.logits), finished
+        return Running(indices, [answers[row] for row in going], memory, logits), finished
 
     def _room(
         self,
@@ -293,18 +339,42 @@ class ForkingModel(ABC, Generic[Row, Batch]):
         special = dict(zip(inner.all_special_tokens, inner.all_special_ids, strict=True)) if inner else {}
         return self.end_tokens | {special[stop] for stop in request.decoding.stop if stop in special}
 
-    # The device ------------------------------------------------------------------------------------------------------
-
-    def _smaller(self) -> None:
-        """Memory ran out: ask less of the batches to come."""
-        self.batch_tokens = max(1, self.batch_tokens // 2)
-        self.batch_bytes //= 2
-
     def peak_memory(self) -> int | None:
         """Most bytes of GPU memory in use since the backend was opened; None on a CPU, which does not tell."""
         if self.device.type != "cuda":
             return None
         return sum(torch.cuda.max_memory_allocated(index) for index in range(torch.cuda.device_count()))
+
+
+def places_within(span: Span, begin: int, stop: int) -> NDArray[np.bool_]:
+    """Which of a span's scored places belong to its tokens begin … stop − 1; −1 belongs to the first."""
+    places: NDArray[np.bool_] = (span.offsets >= (begin or -1)) & (span.offsets < stop)
+    return places
+
+
+def lay_out(spans: Sequence[Span]) -> tuple[Pack, list[ForkedState[Row] | None]]:
+    """Spans as a pack, and the distinct states from outside that they continue."""
+    given: dict[int, int] = {}
+    states: list[ForkedState[Row] | None] = []
+    parents = []
+    for span in spans:
+        if isinstance(span.parent, int):
+            parents.append(span.parent)
+            continue
+        if id(span.parent) not in given:
+            given[id(span.parent)] = len(states)
+            states.append(span.parent)
+        parents.append(-1 - given[id(span.parent)])
+    keep = [number for number, span in enumerate(spans) if span.keep]
+    return Pack.of([len(span.tokens) for span in spans], parents, len(states), keep), states
+
+
+def read_tokens(pack: Pack, before: Sequence[int]) -> list[int]:
+    """How many tokens each segment's path has read at its end; `before` says it of the given states."""
+    read: list[int] = []
+    for above, length in zip(pack.parent.tolist(), pack.length.tolist(), strict=True):
+        read.append(length + (read[above] if above >= 0 else before[-1 - above]))
+    return read
 
 
 def score(logits: Tensor, at: Sequence[int], targets: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -317,7 +387,3 @@ def score(logits: Tensor, at: Sequence[int], targets: Sequence[int]) -> tuple[ND
     logprobs = logits[rows, columns] - logits.logsumexp(-1)[rows]
     greedy = logits.argmax(-1)[rows] == columns
     return logprobs.cpu().numpy(), greedy.cpu().numpy()
-
-
-def _listed(values: NDArray[np.int64] | None) -> list[int]:
-    return [] if values is None else values.tolist()

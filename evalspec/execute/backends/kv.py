@@ -27,6 +27,11 @@ class Segment:
     length: int
     """Tokens of the whole sequence, the parent's included."""
 
+    @property
+    def tokens(self) -> int:
+        """Tokens of this span alone."""
+        return int(self.planes[0].shape[2])
+
     def chain(self) -> list[Segment]:
         """The segments from the sequence's first to this one."""
         found = [self]

@@ -1,6 +1,6 @@
-"""The native backend: Mamba and Mamba-2 on evalspec's own kernels, their fixed-size states forked and packed.
+"""The native backend: Mamba and Mamba-2 on evalspec's own kernels, their fixed-size states forked.
 
-Rows of unequal length run in one batch: padding stands on the right and never enters a row's state.
+A pack runs as one row of tokens: nothing is padded, and all children read their parent's state where it is.
 """
 
 from __future__ import annotations
@@ -16,15 +16,18 @@ from torch import Tensor
 import evalspec
 from evalspec.errors import BackendError
 from evalspec.execute.backends.device import device_of, dtype_of, end_tokens_of
-from evalspec.execute.backends.forking import Fed, ForkingModel
+from evalspec.execute.backends.forking import Fed, ForkedState, ForkingModel
 from evalspec.models.card import Model
 from evalspec.models.tokens import Tokenizer
 from evalspec.plan.forest import Tokens
+from evalspec.plan.pack import Pack
 from evalspec.ssm.checkpoints import load
-from evalspec.ssm.kernels.selective_scan import selective_scan_blocked
+from evalspec.ssm.kernels.selective_scan import selective_scan_reference
+from evalspec.ssm.kernels.ssd import ssd_chunked
 from evalspec.ssm.language_model import RecurrentLanguageModel
 from evalspec.ssm.mamba import MambaMixer
-from evalspec.ssm.state import LayerState, RecurrentState, select
+from evalspec.ssm.mamba2 import Mamba2Mixer
+from evalspec.ssm.state import LayerState, RecurrentState, select, stack
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,70 +71,42 @@ class NativeBackend(ForkingModel[PackedState, RecurrentState]):
         """Bytes of one sequence's state, whatever its length."""
         return self._bytes
 
-    def _gather(self, rows: Sequence[PackedState | None], room: int) -> RecurrentState | None:
-        known = {id(row): row for row in rows if row is not None}
-        if not known:
+    def _stack(self, rows: Sequence[PackedState | None]) -> RecurrentState | None:
+        """Memories side by side, each once; zeros where nothing was read."""
+        some = next((row for row in rows if row is not None), None)
+        if some is None:
             return None
-        any_row = next(iter(known.values()))
-        if None in rows:
-            known[id(None)] = PackedState(torch.zeros_like(any_row.conv), torch.zeros_like(any_row.ssm))
-        conv = torch.stack([row.conv for row in known.values()], dim=1)  # layers, distinct rows, …
-        ssm = torch.stack([row.ssm for row in known.values()], dim=1)
-        if len(known) < len(rows):
-            place = {key: number for number, key in enumerate(known)}
-            index = torch.tensor([place[id(row)] for row in rows], device=self.device)
-            conv, ssm = conv.index_select(1, index), ssm.index_select(1, index)
+        nothing = PackedState(torch.zeros_like(some.conv), torch.zeros_like(some.ssm)) if None in rows else some
+        conv = torch.stack([(row or nothing).conv for row in rows], dim=1)  # layers, rows, …
+        ssm = torch.stack([(row or nothing).ssm for row in rows], dim=1)
         return RecurrentState(tuple(LayerState(c, s) for c, s in zip(conv, ssm, strict=True)))
 
-    def _scatter(
-        self,
-        batch: RecurrentState,
-        rows: Sequence[int],
-        before: Sequence[PackedState | None],
-        tokens: list[Tokens],
-    ) -> list[PackedState]:
-        kept = select(batch, rows)
-        conv = torch.stack([layer.conv for layer in kept.layers], dim=1)  # rows, layers, …
-        ssm = torch.stack([layer.ssm for layer in kept.layers], dim=1)
+    def _feed(
+        self, tokens: Tensor, pack: Pack, given: Sequence[PackedState | None], scored: Tensor, hidden: Tensor | None
+    ) -> Fed[PackedState]:
+        vectors, after = self.model(tokens, self._stack(given), pack)
+        picked = vectors[scored] if hidden is None else torch.cat([vectors[scored], hidden])
+        last = vectors[torch.from_numpy(pack.stop[pack.keep] - 1).to(self.device)]
+        conv = torch.stack([layer.conv for layer in after.layers], dim=1)  # rows, layers, …
+        ssm = torch.stack([layer.ssm for layer in after.layers], dim=1)
         # Copies, so that one row's memory is freed when that row is dropped.
-        return [PackedState(c.clone(), s.clone()) for c, s in zip(conv, ssm, strict=True)]
+        memories = [PackedState(c.clone(), s.clone()) for c, s in zip(conv, ssm, strict=True)]
+        return Fed(self._logits(picked), last, memories)
+
+    def _gather(self, states: Sequence[ForkedState[PackedState]], room: int) -> RecurrentState:
+        batch = self._stack([state.memory for state in states])
+        assert batch is not None
+        return batch
+
+    def _step(self, tokens: Tensor, batch: RecurrentState) -> tuple[Tensor, RecurrentState]:
+        vectors, after = self.model(tokens[:, None], batch)
+        return self._logits(vectors[:, 0]), after
 
     def _select(self, batch: RecurrentState, rows: Sequence[int]) -> RecurrentState:
         return select(batch, rows)
 
     def _join(self, first: RecurrentState, second: RecurrentState) -> RecurrentState:
-        return RecurrentState(
-            tuple(
-                LayerState(torch.cat([a.conv, b.conv]), torch.cat([a.ssm, b.ssm]))
-                for a, b in zip(first.layers, second.layers, strict=True)
-            )
-        )
-
-    def _feed(
-        self,
-        tokens: Tensor,
-        lengths: Sequence[int],
-        memory: RecurrentState | None,
-        scored: Tensor,
-        hidden: Tensor | None,
-    ) -> Fed[RecurrentState]:
-        batch, longest = tokens.shape
-        ends = torch.tensor(lengths, device=self.device)
-        padded = min(lengths) < longest
-        # Long spans go in pieces, from state to state: activations are bounded whatever the length.
-        piece = max(64, self.batch_tokens // batch)
-        parts = []
-        for start in range(0, longest, piece):
-            left = (ends - start).clamp(0, piece) if padded else None
-            part, memory = self.model(tokens[:, start : start + piece], memory, left)
-            parts.append(part)
-        assert memory is not None
-        vectors = torch.cat(parts, dim=1).flatten(0, 1) if len(parts) > 1 else parts[0].flatten(0, 1)  # b · l, d
-        last = vectors[torch.arange(batch, device=self.device) * longest + ends - 1]
-        picked = vectors[scored]
-        if hidden is not None:
-            picked = torch.cat([picked, hidden])
-        return Fed(self._logits(picked), last, memory)
+        return stack([first, second])
 
     def _logits(self, hidden: Tensor) -> Tensor:
         return self.model.head(hidden)
@@ -139,12 +114,11 @@ class NativeBackend(ForkingModel[PackedState, RecurrentState]):
     @torch.inference_mode()
     def hidden_states(self, tokens: Tokens) -> NDArray[np.float32]:
         """(layers + 1, t, d): the embedding, and the residual stream after each block."""
-        states = [
-            self.model.backbone.embeddings(torch.as_tensor(np.asarray(tokens, np.int64), device=self.device)[None])
-        ]
+        states = [self.model.backbone.embeddings(torch.as_tensor(np.asarray(tokens, np.int64), device=self.device))]
+        pack = Pack.of_rows(1, len(tokens))
         for block in self.model.backbone.layers:
-            states.append(block(states[-1], None, None)[0])
-        return torch.cat(states).float().cpu().numpy()
+            states.append(block(states[-1], None, pack)[0])
+        return torch.stack(states).float().cpu().numpy()
 
 
 def open_native(model: Model) -> NativeBackend:
@@ -156,7 +130,9 @@ def open_native(model: Model) -> NativeBackend:
     if kernels == "torch":
         for mixer in weights.modules():
             if isinstance(mixer, MambaMixer):
-                mixer.scan = selective_scan_blocked
+                mixer.scan = selective_scan_reference
+            elif isinstance(mixer, Mamba2Mixer):
+                mixer.scan = ssd_chunked
     return NativeBackend(
         weights, model.tokenizer, end_tokens=end_tokens_of(model), batch_tokens=model.block.batch_tokens
     )

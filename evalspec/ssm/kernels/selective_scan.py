@@ -3,81 +3,81 @@
     h_t = exp(Δ_t A) ⊙ h_{t−1} + Δ_t B_t x_t        y_t = C_t · h_t + D x_t
                                                                   (arXiv 2312.00752, eq. 2, algorithm 2)
 
-Glossary: b batch · l time · e inner channels (E = expand · d_model) · n state (N)
-A position whose Δ is 0 leaves the state as it was: that is how padding is kept out of it.
+where t − 1 is the token before t on its path through a pack: the one beside it, its segment's parent's last, or a state
+that was given.
+
+Glossary: t tokens · e inner channels (E = expand · d_model) · n state (N) · g given states
+m segments whose last state is needed (`Pack.ends`)
 """
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
-# Float32 values of one (steps, b, e, n) block: 1 MiB, so that its five passes stay in the cache.
-_BLOCK_ELEMENTS = 1 << 18
+from evalspec.plan.pack import Pack
 
 
 def selective_scan_reference(
-    x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, *, state: Tensor | None = None
+    x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, *, pack: Pack, state: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Run the recurrence one step at a time, in float32. The fast kernels must equal this.
 
-    Args: x, delta (b, l, e) · A (e, n), negative · B, C (b, l, n) · D (e,) · state (b, e, n), zeros if None.
-    Returns: y (b, l, e) in x's dtype, and the state after the last step (b, e, n) in float32.
+    Args: x, delta (t, e) · A (e, n), negative · B, C (t, n) · D (e,) · state (g, e, n), zeros if None.
+    Returns: y (t, e) in x's dtype, and the states after the segments `pack.ends` (m, e, n) in float32.
     """
     u, delta, A, B, C, D = (tensor.float() for tensor in (x, delta, A, B, C, D))
-    h = u.new_zeros(u.shape[0], u.shape[2], A.shape[1]) if state is None else state.float()
-    outputs = []
-    for t in range(u.shape[1]):
-        decay = torch.exp(delta[:, t, :, None] * A)  # b, e, n
-        h = decay * h + (delta[:, t] * u[:, t])[:, :, None] * B[:, t, None, :]
-        outputs.append((h * C[:, t, None, :]).sum(-1) + D * u[:, t])
-    y = torch.stack(outputs, dim=1) if outputs else torch.zeros_like(u)
-    return y.to(x.dtype), h
+    given = u.new_zeros(pack.given, *A.shape) if state is None else state.float()
+    last: dict[int, Tensor] = {}
+    outputs, places = [], []
+    for level in pack.levels:  # segments of one depth, in step; one that has ended goes on with Δ = 0
+        h = torch.stack([last[above] if above >= 0 else given[-1 - above] for above in pack.parent[level].tolist()])
+        for step in range(int(pack.length[level].max())):
+            going = step < pack.length[level]
+            at = torch.from_numpy(pack.start[level] + np.minimum(step, pack.length[level] - 1)).to(x.device)
+            d = delta[at] * torch.from_numpy(going).to(x.device)[:, None]  # segments, e
+            h = torch.exp(d[..., None] * A) * h + (d * u[at])[..., None] * B[at][:, None]
+            outputs.append(((h * C[at][:, None]).sum(-1) + D * u[at])[going])
+            places.append(at[going])
+        last.update(zip(level.tolist(), h, strict=True))
+    y = torch.cat(outputs)[torch.cat(places).argsort()]
+    return y.to(x.dtype), torch.stack([last[end] for end in pack.ends.tolist()]) if len(pack.ends) else given[:0]
 
 
-def selective_scan_blocked(
-    x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, *, state: Tensor | None = None
+def selective_scan_compiled(
+    x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, *, pack: Pack, state: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The same, for the CPU and without gradients: a block of steps at a time, each pass over the block one operation.
+    """The same on a CPU, without gradients, by a compiled loop over channels and time."""
+    from evalspec.ssm.kernels.compiled import scan_of, share_threads
 
-    Decays, inputs and outputs of a block are computed together while they are in the cache; only h ← decay ⊙ h + input
-    stays a loop, of one fused operation a step. No ratio of decays is ever formed, so nothing can overflow.
-    """
-    u, delta, A, B, C, D = (tensor.float() for tensor in (x, delta, A, B, C, D))
-    batch, length, channels = u.shape
-    n = A.shape[1]
-    # Time first, so that a step's values lie together; channels last, so that the innermost loops are long.
-    # Powers of two instead of e: on CPUs torch computes them two to three times faster.
-    A = (A.T * math.log2(math.e)).contiguous()  # n, e
-    delta_t, inputs_t = delta.transpose(0, 1)[:, :, None], (delta * u).transpose(0, 1)[:, :, None]  # l, b, 1, e
-    B_t, C_t = B.transpose(0, 1)[..., None], C.transpose(0, 1)[:, :, None]  # l, b, n, 1 and l, b, 1, n
-    h = u.new_zeros(batch, n, channels) if state is None else state.float().transpose(1, 2).contiguous()
-    y = u.new_empty(length, batch, 1, channels)
-    steps = max(1, min(length, _BLOCK_ELEMENTS // max(1, batch * channels * n)))
-    decay, states = u.new_empty(steps, batch, n, channels), u.new_empty(steps, batch, n, channels)
-    for start in range(0, length, steps):
-        stop = min(start + steps, length)
-        size = stop - start
-        torch.mul(delta_t[start:stop], A, out=decay[:size]).exp2_()
-        torch.mul(inputs_t[start:stop], B_t[start:stop], out=states[:size])
-        for decay_t, state_t in zip(decay[:size].unbind(0), states[:size].unbind(0), strict=True):
-            h = state_t.addcmul_(decay_t, h)
-        torch.matmul(C_t[start:stop], states[:size], out=y[start:stop])
-        h = h.clone()  # the block's memory is about to be written again
-    result = y[:, :, 0].transpose(0, 1) + D * u
-    return result.to(x.dtype), h.transpose(1, 2).contiguous()
+    u, delta, B, C, D = (tensor.float().contiguous() for tensor in (x, delta, B, C, D))
+    channels, n = A.shape
+    given = u.new_zeros(pack.given, channels, n) if state is None else state.float().contiguous()
+    y, ends = torch.empty_like(u), u.new_empty(len(pack.ends), channels, n)
+    share_threads()
+    rates = (A.float() * math.log2(math.e)).contiguous()
+    arrays = [tensor.detach().numpy() for tensor in (u, delta, rates, B, C, D)]
+    scan_of(n)(
+        *arrays, pack.start, pack.length, pack.parent, pack.slot, given.detach().numpy(), y.numpy(), ends.numpy()
+    )
+    return y.to(x.dtype), ends
 
 
 def selective_scan(
-    x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, *, state: Tensor | None = None
+    x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, *, pack: Pack, state: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The scan by the fastest form that serves: Triton on CUDA and ROCm, blocks on the CPU, steps for its gradients."""
+    """The scan by the fastest form that serves: Triton on a GPU; on a CPU a compiled loop, or steps for gradients."""
+    gradients = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, delta, A, B, C, D))
     if x.is_cuda:
-        from evalspec.ssm.kernels.selective_scan_triton import selective_scan_triton
+        from evalspec.ssm.kernels import selective_scan_triton as on_gpu
 
-        return selective_scan_triton(x, delta, A, B, C, D, state=state)
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, delta, A, B, C, D)):
-        return selective_scan_reference(x, delta, A, B, C, D, state=state)
-    return selective_scan_blocked(x, delta, A, B, C, D, state=state)
+        if pack.rows is None:
+            return on_gpu.selective_scan_packed_triton(x, delta, A, B, C, D, pack=pack, state=state)
+        x, delta, B, C = (torch.unflatten(tensor, 0, pack.rows) for tensor in (x, delta, B, C))
+        y, final = on_gpu.selective_scan_triton(x, delta, A, B, C, D, state=state)
+        return y.flatten(0, 1), final
+    scan = selective_scan_reference if gradients else selective_scan_compiled
+    return scan(x, delta, A, B, C, D, pack=pack, state=state)

@@ -2,50 +2,130 @@
 
     h_t = exp(Δ_t A) h_{t−1} + Δ_t x_t B_tᵀ        y_t = h_t C_t + D x_t        (arXiv 2405.21060, section 6, listing 1)
 
-Glossary: b batch · l time · h heads · p head size · n state · g groups that share B and C
-c chunks · q, s positions in a chunk
+where t − 1 is the token before t on its path through a pack. A chunk (`Pack.chunks`) is a small forest that hangs from
+one state h; with cum_q = Σ Δ_s A over the path from there through q,
 
-A position whose Δ is 0 leaves the state as it was: that is how padding is kept out of it.
+    y_q = Σ_{s ≤ q < reach[s]} (C_q · B_s) exp(cum_q − cum_s) Δ_s x_s  +  exp(cum_q) h C_q  +  D x_q
+
+so a question and its four choices are one masked product, and no state between them is ever written down.
+
+Glossary: t tokens · h heads · p head size · n state · r groups that share B and C · g given states
+c chunks · q, s positions in a chunk · m segments whose last state is needed (`Pack.ends`)
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
 import torch
-import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
+
+from evalspec.plan.pack import Pack
+from evalspec.ssm.kernels.ssd_rows import ssd_rows, ssd_step
+
+# Tokens a chunk. Any size gives the same result: the (chunk × chunk) scores cost more than longer chunks save.
+_CHUNK = 64
 
 
 def ssd_reference(
-    x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, *, state: Tensor | None = None
+    x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, *, pack: Pack, state: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Run the recurrence one step at a time, in float32. The chunked form must equal this.
 
-    Args: x (b, l, h, p) · delta (b, l, h) · A (h,), negative · B, C (b, l, g, n), g divides h · D (h,)
-        state (b, h, p, n), zeros if None.
-    Returns: y (b, l, h, p) in x's dtype, and the state after the last step (b, h, p, n) in float32.
+    Args: x (t, h, p) · delta (t, h) · A (h,), negative · B, C (t, r, n), r divides h · D (h,)
+        state (g, h, p, n), zeros if None.
+    Returns: y (t, h, p) in x's dtype, and the states after the segments `pack.ends` (m, h, p, n) in float32.
     """
     u, delta, A, B, C, D = (tensor.float() for tensor in (x, delta, A, B, C, D))
-    heads_a_group = u.shape[2] // B.shape[2]
-    B, C = (tensor.repeat_interleave(heads_a_group, dim=2) for tensor in (B, C))  # b, l, h, n
-    h = u.new_zeros(u.shape[0], *u.shape[2:], B.shape[3]) if state is None else state.float()
+    heads_a_group = u.shape[1] // B.shape[1]
+    B, C = (tensor.repeat_interleave(heads_a_group, dim=1) for tensor in (B, C))  # t, h, n
+    given = u.new_zeros(pack.given, *u.shape[1:], B.shape[2]) if state is None else state.float()
+    last: dict[int, Tensor] = {}
     outputs = []
-    for t in range(u.shape[1]):
-        decay = torch.exp(delta[:, t] * A)[:, :, None, None]
-        h = decay * h + (delta[:, t, :, None] * u[:, t])[..., None] * B[:, t, :, None, :]
-        outputs.append((h * C[:, t, :, None, :]).sum(-1) + D[:, None] * u[:, t])
-    y = torch.stack(outputs, dim=1) if outputs else torch.zeros_like(u)
-    return y.to(x.dtype), h
+    for number, above in enumerate(pack.parent.tolist()):
+        h = last[above] if above >= 0 else given[-1 - above]
+        for t in range(int(pack.start[number]), int(pack.stop[number])):
+            h = torch.exp(delta[t] * A)[:, None, None] * h + (delta[t, :, None] * u[t])[..., None] * B[t, :, None, :]
+            outputs.append((h * C[t, :, None, :]).sum(-1) + D[:, None] * u[t])
+        last[number] = h
+    ends = torch.stack([last[end] for end in pack.ends.tolist()]) if len(pack.ends) else given[:0]
+    return torch.stack(outputs).to(x.dtype), ends
 
 
-def segment_sum(a: Tensor) -> Tensor:
-    """Sums over (s, q] for every pair of positions: (…, q) → (…, q, s), −∞ where s > q.
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """The index arrays of one pack's chunks, on a device; every layer uses the same ones.
 
-    Summed within the mask rather than as a difference of cumulative sums, which would cancel for strong decays.
+    token   (c, q)     the token at each position; 0 where the chunk is shorter
+    real    (c, q)     whether there is one
+    before  (c, q, s)  whether position s is on the path to position q
+    order              behind the padding: (c · q) positions of the tokens (t,)
+    entry   (c,)       the state each chunk hangs from: given ones first, then ports
+    hanging            for each state that chunks hang from, its number and those chunks
+    ports              per depth: numbers of the ports (tokens whose state is needed), their chunks and positions there
+    ends    (m,)       the ports of `Pack.ends`, counted likewise
     """
-    size = a.shape[-1]
-    below = torch.ones(size, size, dtype=torch.bool, device=a.device).tril(-1)
-    sums = a[..., :, None].expand(*a.shape, size).masked_fill(~below, 0.0).cumsum(dim=-2)
-    return sums.masked_fill(~(below | torch.eye(size, dtype=torch.bool, device=a.device)), -torch.inf)
+
+    token: Tensor
+    real: Tensor
+    before: Tensor
+    order: Tensor
+    entry: Tensor
+    hanging: tuple[tuple[int, Tensor], ...]
+    ports: tuple[tuple[Tensor, Tensor, Tensor], ...]
+    count: int
+    ends: Tensor
+
+
+_PLANS: WeakKeyDictionary[Pack, dict[tuple[int, torch.device], _Plan]] = WeakKeyDictionary()
+
+
+def _plan(pack: Pack, most: int, device: torch.device) -> _Plan:
+    known = _PLANS.setdefault(pack, {})
+    if (most, device) not in known:
+        known[most, device] = _make_plan(pack, most, device)
+    return known[most, device]
+
+
+def _make_plan(pack: Pack, most: int, device: torch.device) -> _Plan:
+    chunks = pack.chunks(most)
+    size = chunks.stop - chunks.start
+    position = np.arange(int(size.max()))
+    real = position < size[:, None]
+    token = np.where(real, chunks.start[:, None] + position, 0)
+    reach = np.where(real, pack.reach[token], 0)
+    before = (token[:, None, :] <= token[:, :, None]) & (token[:, :, None] < reach[:, None, :]) & real[:, :, None]
+    port = np.unique(np.concatenate([chunks.entry[chunks.entry >= 0], pack.stop[pack.ends] - 1]))
+    home = np.searchsorted(chunks.stop, port, side="right")  # the chunk that each port stands in
+    number = {int(at): pack.given + place for place, at in enumerate(port)}
+    entry = np.asarray([number[at] if at >= 0 else -1 - at for at in chunks.entry.tolist()], np.int64)
+    depth: list[int] = []
+    for chunk in home.tolist():
+        above = int(entry[chunk]) - pack.given
+        depth.append(depth[above] + 1 if above >= 0 else 0)
+
+    def on_device(values: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values)).to(device)
+
+    levels = [np.flatnonzero(np.asarray(depth) == level) for level in range(max(depth, default=-1) + 1)]
+    return _Plan(
+        token=on_device(token),
+        real=on_device(real),
+        before=on_device(before),
+        order=on_device(np.flatnonzero(real.ravel())),
+        entry=on_device(entry),
+        hanging=tuple((state, on_device(np.flatnonzero(entry == state))) for state in np.unique(entry).tolist()),
+        ports=tuple(
+            (on_device(level + pack.given), on_device(home[level]), on_device((port - chunks.start[home])[level]))
+            for level in levels
+        ),
+        count=len(port) + pack.given,
+        ends=on_device(np.asarray([number[at] for at in (pack.stop[pack.ends] - 1).tolist()], np.int64)),
+    )
 
 
 def ssd_chunked(
@@ -56,84 +136,65 @@ def ssd_chunked(
     C: Tensor,
     D: Tensor,
     *,
+    pack: Pack,
     state: Tensor | None = None,
-    chunk: int = 64,
+    chunk: int = _CHUNK,
 ) -> tuple[Tensor, Tensor]:
-    """The same in chunks: within one a masked product of C, B and decays; between them the recurrence of states.
+    """The same in chunks, as the head of this file says. Made of plain products: it serves any device, and autograd.
 
-    Differentiable, and made of plain products, so torch.compile and autocast serve it. Arguments as `ssd_reference`.
+    Sums of log decays are float64: their differences would cancel where decays are strong.
     """
-    batch, length, heads, size = x.shape
-    groups, n = B.shape[2:]
+    _, heads, size = x.shape
+    groups, n = B.shape[1:]
     per_group = heads // groups
-    chunk = min(chunk, length)
-    missing = -length % chunk
-    u, delta = x.float(), delta.float()
-    inputs = u * delta[..., None]
-    log_decay = delta * A.float()  # b, l, h
-    B, C = B.float(), C.float()
-    if missing:  # Δ = 0 there
-        inputs = F.pad(inputs, (0, 0, 0, 0, 0, missing))
-        log_decay = F.pad(log_decay, (0, 0, 0, missing))
-        B, C = (F.pad(tensor, (0, 0, 0, 0, 0, missing)) for tensor in (B, C))
-    chunks = inputs.shape[1] // chunk
-    # Batch-like axes first: every product below is then one batched matrix product.
-    v = inputs.reshape(batch, chunks, chunk, groups, per_group, size).permute(0, 1, 3, 4, 2, 5)  # b c g r q p
-    a = log_decay.reshape(batch, chunks, chunk, groups, per_group).permute(0, 1, 3, 4, 2)  # b c g r q
-    B = B.reshape(batch, chunks, chunk, groups, n).transpose(2, 3)  # b c g q n
-    C = C.reshape(batch, chunks, chunk, groups, n).transpose(2, 3)
-    total = a.cumsum(-1)  # b c g r q: log decay from the chunk's start through q
+    plan = _plan(pack, chunk, x.device)
+    chunks, longest = plan.token.shape
+    u, step = x.float(), delta.float()
+    value = (u * step[..., None])[plan.token].permute(0, 2, 1, 3)  # c h q p, weighted by Δ
+    a = torch.where(plan.real[..., None], (step * A.float())[plan.token], 0.0)
+    B, C = (tensor.float()[plan.token].permute(0, 2, 1, 3) for tensor in (B, C))  # c r q n
+    cum = torch.matmul(plan.before.double(), a.double()).transpose(1, 2)  # c h q
+    decay = (cum[..., :, None] - cum[..., None, :]).float()  # c h q s
+    decay = decay.masked_fill(~plan.before[:, None], -torch.inf).exp()
+    from_entry = cum.float().exp()  # c h q
 
-    # 1. Within the chunk: y_q += Σ_s (C_q · B_s) exp(Σ_{(s,q]} a) v_s
-    scores = torch.matmul(C, B.transpose(-1, -2))[:, :, :, None] * segment_sum(a).exp()  # b c g r q s
-    y = torch.matmul(scores.to(v.dtype), v)
-    # 2. What each chunk adds to the state
-    to_end = torch.exp(total[..., -1:] - total)[..., None]  # b c g r q 1
-    added = torch.matmul((v * to_end).transpose(-1, -2), B[:, :, :, None]).float()  # b c g r p n
-    # 3. The state at each chunk's start
-    through = total[..., -1].exp()[..., None, None]  # b c g r 1 1
-    if state is None:
-        h = added.new_zeros(batch, groups, per_group, size, n)
-    else:
-        h = state.float().reshape(batch, groups, per_group, size, n)
-    starts = []
-    for c in range(chunks):
-        starts.append(h)
-        h = through[:, c] * h + added[:, c]
-    # 4. What that state gives to the chunk's outputs
-    carried = torch.matmul(C[:, :, :, None], torch.stack(starts, dim=1).transpose(-1, -2))  # b c g r q p
-    y = y + carried * total.exp()[..., None]
-    y = y.permute(0, 1, 4, 2, 3, 5).reshape(batch, chunks * chunk, heads, size)[:, :length]
-    y = y + D.float()[:, None] * u
-    return y.to(x.dtype), h.reshape(batch, heads, size, n)
+    # 1. Within the chunk.
+    scores = torch.matmul(C, B.transpose(-1, -2))  # c r q s
+    scores = (scores[:, :, None] * torch.unflatten(decay, 1, (groups, per_group))).flatten(1, 2)
+    y = torch.matmul(scores, value)  # c h q p
 
+    # 2. The states at ports: what their chunk adds, and what is left of the state that it hangs from.
+    states = u.new_zeros(plan.count, heads, size, n)
+    if state is not None:
+        states[: pack.given] = state.float()
+    for port, home, place in plan.ports:
+        weight = decay[home, :, place]  # ports h s
+        keys = B[home].repeat_interleave(per_group, dim=1)  # ports h s n
+        added = torch.matmul((value[home] * weight[..., None]).transpose(-1, -2), keys)  # ports h p n
+        left = from_entry[home, :, place][..., None, None]
+        states[port] = torch.addcmul(added, left, states[plan.entry[home]])
 
-def ssd_step(
-    x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, *, state: Tensor
-) -> tuple[Tensor, Tensor]:
-    """One step (l = 1), as decoding takes: three passes over the state and no more. Arguments as `ssd_reference`."""
-    heads_a_group = x.shape[2] // B.shape[2]
-    u = x[:, 0].float()  # b, h, p
-    B, C = (tensor[:, 0].float().repeat_interleave(heads_a_group, dim=1) for tensor in (B, C))  # b, h, n
-    step = delta[:, 0].float()[:, :, None]  # b, h, 1
-    h = state.float() * torch.exp(step * A.float()[:, None])[..., None]
-    h = h.addcmul_((step * u)[..., None], B[:, :, None])
-    y = torch.matmul(h, C[..., None])[..., 0] + D.float()[:, None] * u
-    return y.to(x.dtype)[:, None], h
+    # 3. What the entry's state gives to each output; chunks that hang from one state are one product.
+    carried = y.new_empty(y.shape)
+    for entry, here in plan.hanging:
+        queries = C[here].repeat_interleave(per_group, dim=1).transpose(0, 1).flatten(1, 2)  # h (c q) n
+        given = torch.matmul(queries, states[entry].transpose(-1, -2))  # h (c q) p
+        carried[here] = torch.unflatten(given, 1, (len(here), longest)).transpose(0, 1)
+    y = torch.addcmul(y, carried, from_entry[..., None])
+    y = y.transpose(1, 2).reshape(chunks * longest, heads, size)[plan.order]
+    y = torch.addcmul(y, D.float()[:, None], u)
+    return y.to(x.dtype), states[plan.ends]
 
 
 def ssd(
-    x: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor,
-    *,
-    state: Tensor | None = None,
-    chunk: int = 64,
+    x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, *, pack: Pack, state: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """SSD by a step where there is but one to take from a state (decoding), else in chunks."""
-    if x.shape[1] == 1 and state is not None:
-        return ssd_step(x, delta, A, B, C, D, state=state)
-    return ssd_chunked(x, delta, A, B, C, D, state=state, chunk=chunk)
+    """SSD by the form that serves: a step where rows have but one to take, an ordinary batch, or chunks of a forest."""
+    if pack.rows is None:
+        return ssd_chunked(x, delta, A, B, C, D, pack=pack, state=state)
+    x, delta, B, C = (torch.unflatten(tensor, 0, pack.rows) for tensor in (x, delta, B, C))
+    if pack.rows[1] == 1 and state is not None:
+        y, last = ssd_step(x, delta, A, B, C, D, state=state)
+    else:
+        y, last = ssd_rows(x, delta, A, B, C, D, state=state, chunk=_CHUNK)
+    return y.flatten(0, 1), last

@@ -1,0 +1,243 @@
+"""Attention over a forest: each token attends to its own path, and no key or value stands anywhere twice.
+
+Queries are a pack's tokens, or the rows of a batch that decodes. Whom they attend to falls into rectangles, which run
+without a mask, and small units, which run together with one:
+
+    columns   what the path read before │ the pack's own tokens
+                                        │ trunk  q1 a b c d   q2 a b c d
+    trunk     ██████████████████████████│ ◣
+    q1, a…d   ██████████████████████████│ █████  unit
+    q2, a…d   ██████████████████████████│ █████               unit
+
+The parts of a row are merged by their log-sum-exp (Juravsky et al., Hydragen, arXiv 2402.05099): with part i's output
+o_i and ℓ_i = log Σ exp(score), ℓ = log Σ exp ℓ_i and o = Σ exp(ℓ_i − ℓ) o_i.
+
+Glossary: H heads · t, s rows and columns · D head size · a head of queries reads key head ⌊head · H_kv / H⌋
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evalspec.plan.pack import Ints, Pack
+
+UNIT = 96  # tokens: subtrees of at most so many are units
+
+
+@dataclass(frozen=True)
+class Rectangle:
+    """All of these rows attend to all of these columns (of the keys before, or of the pack's own: `own`)."""
+
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+    own: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Units:
+    """Small subtrees of like size: token (n, u), padded with the first; before (n, 1, u, u) float, 0 or FAR."""
+
+    token: Tensor
+    before: Tensor
+    flat: Tensor
+    """Which of the n · u places are real."""
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """How a pack's attention falls into parts.
+
+    Every token is in one `trunk` (rows that attend causally to each other) or in one unit; rectangles bring the rest.
+    `position` (t,) and `past_position` (s,) count from a sequence's start.
+    """
+
+    trunks: tuple[tuple[int, int], ...]
+    units: tuple[Units, ...]
+    rectangles: tuple[Rectangle, ...]
+    position: Tensor
+    past_position: Tensor
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How scores come about: softcap(scale · q · k), and no further back than `window` tokens; with `sinks` (H,), each
+    head's softmax has one more entry that brings no value."""
+
+    scale: float
+    window: int | None = None
+    softcap: float | None = None
+    sinks: Tensor | None = None
+
+
+def lay_out(pack: Pack, past: Sequence[Sequence[tuple[int, int]]], position: Tensor, past_position: Tensor) -> Layout:
+    """The parts of a pack's attention. `past[g]`: the ranges of columns before the pack that are given state g."""
+    device = position.device
+    rectangles: list[Rectangle] = []
+    start, stop, below = (values.tolist() for values in (pack.start, pack.stop, pack.below))
+    origin = pack.origin.tolist()
+    first = 0
+    for number in range(1, len(origin) + 1):
+        if number == len(origin) or origin[number] != origin[first]:
+            rows = (start[first], stop[number - 1])
+            rectangles += [Rectangle(rows, columns, own=False) for columns in past[origin[first]]]
+            first = number
+    trunks: list[tuple[int, int]] = []
+    small: list[tuple[int, int]] = []
+    covered = 0  # tokens before this one are in a unit already
+    for begin, end, last in zip(start, stop, below, strict=True):
+        if begin < covered:
+            continue
+        if last - begin <= UNIT:
+            covered = last
+            small.append((begin, last))
+            continue
+        (trunks if end - begin > UNIT else small).append((begin, end))
+        if last > end:
+            rectangles.append(Rectangle((end, last), (begin, end), own=True))
+    units = _units(small, pack.reach, device)
+    return Layout(tuple(trunks), units, tuple(rectangles), position, past_position)
+
+
+def _units(ranges: Sequence[tuple[int, int]], reach: Ints, device: torch.device) -> tuple[Units, ...]:
+    """Subtrees in groups of like size, so that little is padded."""
+    groups: dict[int, list[tuple[int, int]]] = {}
+    for begin, end in ranges:
+        groups.setdefault(-(-(end - begin) // 16), []).append((begin, end))
+    found = []
+    for group in groups.values():
+        begins, sizes = np.asarray([begin for begin, _ in group]), np.asarray([end - begin for begin, end in group])
+        place = np.arange(sizes.max())
+        real = place < sizes[:, None]
+        token = np.where(real, begins[:, None] + place, begins[:, None])
+        # A padded row attends to its unit's first token, so that its softmax is not empty; nobody attends to it.
+        ends = np.where(real, reach[token], 0)
+        before = (token[:, None, :] <= token[:, :, None]) & (token[:, :, None] < ends[:, None, :])
+        mask = torch.zeros(before.shape).masked_fill(torch.from_numpy(~before), FAR)
+        found.append(
+            Units(
+                torch.from_numpy(token).to(device),
+                mask[:, None].to(device),
+                torch.from_numpy(np.flatnonzero(real.ravel())).to(device),
+            )
+        )
+    return tuple(found)
+
+
+def attend(
+    query: Tensor, keys: Tensor, values: Tensor, past: tuple[Tensor, Tensor] | None, layout: Layout, scoring: Scoring
+) -> Tensor:
+    """The attention of a pack's tokens.
+
+    Args: query (H, t, D) · keys, values (H_kv, t, D) of the pack · past, keys and values (H_kv, s, D) of the columns
+        before it.
+    Returns: (H, t, D).
+    """
+    output = torch.empty(*query.shape[:2], values.shape[-1], dtype=query.dtype, device=query.device)
+    total = torch.empty(query.shape[:2], dtype=torch.float32, device=query.device)  # log-sum-exp
+    position = layout.position
+    for begin, end in layout.trunks:
+        rows = slice(begin, end)
+        q, k, v = (tensor[None, :, rows] for tensor in (query, keys, values))
+        near = beyond(scoring.window, position[rows], position[rows])
+        if near is not None:
+            near = near.masked_fill(torch.ones_like(near, dtype=torch.bool).triu(1), FAR)
+        o, its = part_of(q, k, v, scoring, mask=near, causal=near is None)
+        output[:, rows], total[:, rows] = o[0], its[0]
+    for units in layout.units:
+        shape, flat = units.token.shape, units.token.flatten()
+        q, k, v = (torch.unflatten(tensor[:, flat], 1, shape).transpose(0, 1) for tensor in (query, keys, values))
+        mask = units.before
+        if scoring.window is not None and shape[1] > scoring.window:
+            places = position[units.token]
+            mask = mask.masked_fill((places[:, :, None] - places[:, None] >= scoring.window)[:, None], FAR)
+        o, its = part_of(q, k, v, scoring, mask=mask)
+        flat = flat[units.flat]
+        output[:, flat] = o.transpose(0, 1).flatten(1, 2)[:, units.flat]
+        total[:, flat] = its.transpose(0, 1).flatten(1, 2)[:, units.flat]
+    for rectangle in layout.rectangles:
+        k, v = (keys, values) if rectangle.own else past  # type: ignore[misc]
+        rows, columns = slice(*rectangle.rows), slice(*rectangle.columns)
+        theirs = (position if rectangle.own else layout.past_position)[columns]
+        near = beyond(scoring.window, position[rows], theirs)
+        o, its = part_of(query[None, :, rows], k[None, :, columns], v[None, :, columns], scoring, mask=near)
+        merge(output[:, rows], total[:, rows], o[0], its[0])
+    return with_sinks(output, total, scoring)
+
+
+FAR = -1e30
+"""The score of what must not be seen: finite, so that a row that sees nothing in a part merges as nothing, not NaN."""
+
+
+def beyond(window: int | None, rows: Tensor, columns: Tensor) -> Tensor | None:
+    """FAR where a column stands `window` or more positions before a row: (1, 1, t, s), or None if none does."""
+    if window is None or int(rows.max() - columns.min()) < window:
+        return None
+    distance = rows[:, None] - columns
+    return torch.zeros(distance.shape, device=rows.device).masked_fill_(distance >= window, FAR)[None, None]
+
+
+def with_sinks(output: Tensor, total: Tensor, scoring: Scoring) -> Tensor:
+    """The output after each head's sink, if it has one, took its share of the softmax."""
+    if scoring.sinks is None:
+        return output
+    sinks = scoring.sinks.float()[:, None]
+    return output * (total - torch.logaddexp(total, sinks)).exp()[..., None].to(output.dtype)
+
+
+def merge(output: Tensor, total: Tensor, other: Tensor, its_total: Tensor) -> None:
+    """Join a further part into `output` (…, t, D) and its log-sum-exp `total` (…, t), in place."""
+    joint = torch.logaddexp(total, its_total)
+    output.mul_((total - joint).exp_()[..., None].to(output.dtype))
+    output.addcmul_(other, (its_total - joint).exp_()[..., None].to(output.dtype))
+    total.copy_(joint)
+
+
+def part_of(
+    query: Tensor, keys: Tensor, values: Tensor, scoring: Scoring, *, mask: Tensor | None = None, causal: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Softmax attention and its log-sum-exp, by the fused kernels that stand behind scaled_dot_product_attention.
+
+    Args: query (n, H, t, D) · keys, values (n, H_kv, s, D) · mask (n or 1, 1, t, s), added to the scores.
+    Returns: output (n, H, t, D) in query's dtype, log-sum-exp (n, H, t) in float32.
+    """
+    groups = query.shape[1] // keys.shape[1]
+    if groups > 1:
+        keys, values = (tensor.repeat_interleave(groups, dim=1) for tensor in (keys, values))
+    if scoring.softcap is not None:
+        return _capped(query, keys, values, scoring, mask, causal)
+    aten = torch.ops.aten
+    if query.device.type == "cpu":
+        if mask is not None:
+            mask = mask.to(query.dtype).expand(query.shape[0], 1, -1, -1)
+        output, total = aten._scaled_dot_product_flash_attention_for_cpu(
+            query, keys, values, 0.0, causal, attn_mask=mask, scale=scoring.scale
+        )
+        return output, total
+    if mask is not None:
+        # The kernel reads the mask in aligned rows: it is cut from a wider one.
+        wide = torch.nn.functional.pad(mask.to(query.dtype), (0, -mask.shape[-1] % 16))
+        mask = wide[..., : mask.shape[-1]].expand(query.shape[0], query.shape[1], -1, -1)
+    output, total, _, _ = aten._scaled_dot_product_efficient_attention(
+        query, keys, values, mask, True, 0.0, causal, scale=scoring.scale
+    )
+    return output, total[:, :, : query.shape[2]]
+
+
+def _capped(
+    query: Tensor, keys: Tensor, values: Tensor, scoring: Scoring, mask: Tensor | None, causal: bool
+) -> tuple[Tensor, Tensor]:
+    """The same with capped scores, which no fused kernel has: cap · tanh(score / cap)."""
+    cap = scoring.softcap or 1.0
+    scores = torch.matmul(query.float(), keys.float().transpose(-1, -2)) * scoring.scale
+    scores = torch.tanh(scores / cap) * cap
+    if mask is not None:
+        scores = scores + mask
+    if causal:
+        scores = scores.masked_fill(torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1), FAR)
+    total = scores.logsumexp(-1)
+    return torch.matmul((scores - total[..., None]).exp(), values.float()).to(query.dtype), total
