@@ -32,7 +32,9 @@ class RMSNorm(nn.Module):
         wide = x.float()
         if gate is not None:
             wide = wide * F.silu(gate.float())
-        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
+        # The vector norm is one pass where squares, their mean and so on are several.
+        mean_square = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square() / wide.shape[-1]
+        wide = wide * torch.rsqrt(mean_square + self.eps)
         return self.weight * wide.to(x.dtype)
 
 

@@ -127,4 +127,26 @@ def _convolve(x: Floats, weight: Floats, bias: Floats, history: Ints, state: Flo
                     row[e] += w[e] * before[e]
 
 
+@njit(parallel=True, cache=True, error_model="numpy")
+def _weigh(scores: Floats, cum: NDArray[np.float64], reach: Ints, weighted: Floats) -> None:
+    """SSD within chunks: C_q · B_s for every head, times exp(cum_q − cum_s) if s is on the path to q, else 0.
+
+    Arguments: scores (c, r, q, s) · cum (c, h, q), log2 of the decay since the entry · reach (c, s), in positions
+    of the chunk · weighted (c, h, q, s), written. The difference is taken in float64: cum may be large, and it small.
+    """
+    chunks, groups, size, _ = scores.shape
+    heads = cum.shape[1]
+    for one in prange(chunks * heads):
+        c, h = one // heads, one % heads
+        decays, ends = cum[c, h], reach[c]
+        for q in range(size):
+            row, given, here = weighted[c, h, q], scores[c, h * groups // heads, q], decays[q]
+            for s in range(q + 1):
+                decay = _exp2(np.float32(here - decays[s]))
+                row[s] = given[s] * decay if q < ends[s] else np.float32(0.0)
+            for s in range(q + 1, size):
+                row[s] = np.float32(0.0)
+
+
 convolve: Callable[..., None] = _convolve
+weigh: Callable[..., None] = _weigh

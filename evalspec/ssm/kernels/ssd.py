@@ -15,6 +15,7 @@ c chunks · q, s positions in a chunk · m segments whose last state is needed (
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -63,6 +64,7 @@ class _Plan:
     token   (c, q)     the token at each position; 0 where the chunk is shorter
     real    (c, q)     whether there is one
     before  (c, q, s)  whether position s is on the path to position q
+    reach   (c, s)     behind the last position whose path leads through s, on the CPU
     order              behind the padding: (c · q) positions of the tokens (t,)
     entry   (c,)       the state each chunk hangs from: given ones first, then ports
     hanging            for each state that chunks hang from, its number and those chunks
@@ -73,6 +75,7 @@ class _Plan:
     token: Tensor
     real: Tensor
     before: Tensor
+    reach: NDArray[np.int64]
     order: Tensor
     entry: Tensor
     hanging: tuple[tuple[int, Tensor], ...]
@@ -97,8 +100,8 @@ def _make_plan(pack: Pack, most: int, device: torch.device) -> _Plan:
     position = np.arange(int(size.max()))
     real = position < size[:, None]
     token = np.where(real, chunks.start[:, None] + position, 0)
-    reach = np.where(real, pack.reach[token], 0)
-    before = (token[:, None, :] <= token[:, :, None]) & (token[:, :, None] < reach[:, None, :]) & real[:, :, None]
+    reach = np.where(real, pack.reach[token] - chunks.start[:, None], 0)
+    before = (position[None, :] <= position[:, None]) & (position[:, None] < reach[:, None, :]) & real[:, :, None]
     port = np.unique(np.concatenate([chunks.entry[chunks.entry >= 0], pack.stop[pack.ends] - 1]))
     home = np.searchsorted(chunks.stop, port, side="right")  # the chunk that each port stands in
     number = {int(at): pack.given + place for place, at in enumerate(port)}
@@ -116,6 +119,7 @@ def _make_plan(pack: Pack, most: int, device: torch.device) -> _Plan:
         token=on_device(token),
         real=on_device(real),
         before=on_device(before),
+        reach=np.ascontiguousarray(reach),
         order=on_device(np.flatnonzero(real.ravel())),
         entry=on_device(entry),
         hanging=tuple((state, on_device(np.flatnonzero(entry == state))) for state in np.unique(entry).tolist()),
@@ -154,21 +158,19 @@ def ssd_chunked(
     a = torch.where(plan.real[..., None], (step * A.float())[plan.token], 0.0)
     B, C = (tensor.float()[plan.token].permute(0, 2, 1, 3) for tensor in (B, C))  # c r q n
     cum = torch.matmul(plan.before.double(), a.double()).transpose(1, 2)  # c h q
-    decay = (cum[..., :, None] - cum[..., None, :]).float()  # c h q s
-    decay = decay.masked_fill(~plan.before[:, None], -torch.inf).exp()
     from_entry = cum.float().exp()  # c h q
 
     # 1. Within the chunk.
     scores = torch.matmul(C, B.transpose(-1, -2))  # c r q s
-    scores = (scores[:, :, None] * torch.unflatten(decay, 1, (groups, per_group))).flatten(1, 2)
-    y = torch.matmul(scores, value)  # c h q p
+    y = torch.matmul(_weighted(scores, cum, plan), value)  # c h q p
 
     # 2. The states at ports: what their chunk adds, and what is left of the state that it hangs from.
     states = u.new_zeros(plan.count, heads, size, n)
     if state is not None:
         states[: pack.given] = state.float()
     for port, home, place in plan.ports:
-        weight = decay[home, :, place]  # ports h s
+        since = (cum[home, :, place][..., None] - cum[home]).float()  # ports h s
+        weight = since.masked_fill(~plan.before[home, place][:, None], -torch.inf).exp()
         keys = B[home].repeat_interleave(per_group, dim=1)  # ports h s n
         added = torch.matmul((value[home] * weight[..., None]).transpose(-1, -2), keys)  # ports h p n
         left = from_entry[home, :, place][..., None, None]
@@ -184,6 +186,21 @@ def ssd_chunked(
     y = y.transpose(1, 2).reshape(chunks * longest, heads, size)[plan.order]
     y = torch.addcmul(y, D.float()[:, None], u)
     return y.to(x.dtype), states[plan.ends]
+
+
+def _weighted(scores: Tensor, cum: Tensor, plan: _Plan) -> Tensor:
+    """C_q · B_s exp(cum_q − cum_s) for each head and each s on the path to q: (c, r, q, s) → (c, h, q, s)."""
+    heads = cum.shape[1]
+    if scores.device.type == "cpu" and not torch.is_grad_enabled():
+        from evalspec.ssm.kernels.compiled import share_threads, weigh
+
+        share_threads()
+        weighted = scores.new_empty(scores.shape[0], heads, *scores.shape[2:])
+        weigh(scores.numpy(), (cum * math.log2(math.e)).contiguous().numpy(), plan.reach, weighted.numpy())
+        return weighted
+    decay = (cum[..., :, None] - cum[..., None, :]).float().masked_fill(~plan.before[:, None], -torch.inf).exp()
+    groups = scores.shape[1]
+    return (scores[:, :, None] * torch.unflatten(decay, 1, (groups, heads // groups))).flatten(1, 2)
 
 
 def ssd(
