@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+PEER := lm-eval==0.4.13
+PEER_STAMP := .venv-bench/.installed
 
 .PHONY: install demo test lint bench lock clean
 
@@ -26,8 +28,14 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: install
+bench: install $(PEER_STAMP)
 	$(BIN)/python -m benchmarks
+
+# lm-eval brings packages that nothing else here needs, so it lives apart; what both need has the same version.
+$(PEER_STAMP): requirements.lock
+	test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --constraint requirements.lock $(PEER) torch transformers accelerate
+	touch $(PEER_STAMP)
 
 # A new lock: the newest versions that pyproject.toml allows, with torch at the version that the vLLM CPU build needs.
 lock:
@@ -38,4 +46,4 @@ lock:
 	mv requirements.lock.new requirements.lock && rm -rf .venv-lock
 
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv .venv-bench build dist *.egg-info

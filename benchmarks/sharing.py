@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,12 +43,12 @@ def outcome(results: list[Result]) -> dict[int, str | None]:
     return {result.request: result.text for result in results}
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("spec", nargs="?", type=Path, default=Path("specs/rag.yaml"))
     parser.add_argument("--limit", type=int, default=24)
     parser.add_argument("--set", action="append", default=[])
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     rows = []
     for part in compile_plan(load(options.spec, options.set), limit=options.limit).models:
         backend = open_backend(part.model)
