@@ -125,9 +125,19 @@ COLUMNS = (
 class Bench:
     """Runs measurements as processes, with the same threads on both sides."""
 
-    def __init__(self, folder: Path, sizes: Sizes, *, threads: int, peer_python: Path, reuse: bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        sizes: Sizes,
+        *,
+        threads: int,
+        peer_python: Path,
+        reuse: bool = False,
+        alone_documents: int | None = None,
+    ) -> None:
         self.folder, self.sizes, self.reuse = folder, sizes, reuse
         self.peer_python = peer_python
+        self.alone_documents = min(alone_documents or sizes.documents, sizes.documents)
         names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
         self.threads = dict.fromkeys(names, str(threads))
         self.temporary = folder / "runs"
@@ -325,11 +335,14 @@ class Bench:
 
     def document(self, work: Work) -> None:
         """Many questions on each of a few long documents; the peer is evalspec itself without sharing."""
+        sizes = self.sizes
         walked = self.best_walk(work)
-        alone = self.best_walk(work, "--alone", rounds=1)
-        agreement = compare_scores(walked["requests"], alone["requests"])
-        says = f"{self.sizes.documents} documents, {self.sizes.document_questions} questions each"
-        self.line(says, work, walked, alone["seconds"], agreement)
+        limit = self.alone_documents * sizes.document_questions
+        alone = self.best_walk(work, "--alone", "--limit", str(limit), rounds=1)
+        agreement = compare_scores(walked["requests"][:limit], alone["requests"])
+        says = f"{sizes.documents} documents, {sizes.document_questions} questions each"
+        scale = sizes.documents / self.alone_documents
+        self.line(says, work, walked, alone["seconds"] * scale, agreement)
 
     # The end ---------------------------------------------------------------------------------------------------------
 
@@ -337,13 +350,15 @@ class Bench:
         """The table, what it was measured on, and everything that must be told besides."""
         rates = ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in self.rates.items())
         kept = " Some of the peer's times were kept from an earlier run (--reuse)." if self.reuse else ""
+        part = self.alone_documents < self.sizes.documents
+        alone = f"{self.alone_documents} of {self.sizes.documents} run, its time scaled" if part else "all of them run"
         lines = [
             table(
                 COLUMNS, [line.cells() for line in self.lines], "evalspec against lm-eval's hf backend, float32 on CPU"
             ),
             f"Both sides with {self.threads['OMP_NUM_THREADS']} threads; evalspec the quickest of {self.sizes.rounds}, "
             f"the peer once, to its end; each in a fresh process.{kept}",
-            "Documents: the peer is evalspec with each request from a root of its own, all of them run.",
+            f"Documents: the peer is evalspec with each request from a root of its own; {alone}.",
             f"GEMM rate, GFLOP/s, at {BATCH_ROWS} x {WIDTH} x the family's widest projection: {rates} (2048^3). "
             "Shares count the operations of distinct tokens only.",
             f"{host()}; peer: {', '.join(f'{name} {version}' for name, version in self.versions.items())}",
@@ -388,13 +403,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--reuse", action="store_true", help="take the peer's times from an earlier run like this one")
     parser.add_argument("--work", type=Path, default=cache_folder() / "benchmarks", help="where models and data go")
     parser.add_argument("--peer-python", type=Path, default=find_peer_python(), help="an interpreter with lm-eval")
+    parser.add_argument("--alone-documents", type=int, help="run the unshared side of only so many, and scale its time")
     parser.add_argument("--json", type=Path, help="write the rows there too")
     options = parser.parse_args(arguments)
     sizes = QUICK if options.quick else Sizes()
     work = options.work.resolve()
     models = {name: path for name, path in model_folders(work).items() if name in options.models.split(",")}
     folder = work / ("quick" if options.quick else "full")
-    bench = Bench(folder, sizes, threads=options.threads, peer_python=options.peer_python, reuse=options.reuse)
+    bench = Bench(
+        folder,
+        sizes,
+        threads=options.threads,
+        peer_python=options.peer_python,
+        reuse=options.reuse,
+        alone_documents=options.alone_documents,
+    )
     bench.run(models, options.works.split(","))
     print(bench.report())
     if options.json:

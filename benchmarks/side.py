@@ -29,15 +29,15 @@ from evalspec.plan.forest import Forest
 from evalspec.spec import load
 
 
-def plan_of(spec: Path) -> ModelPlan:
+def plan_of(spec: Path, limit: int | None = None) -> ModelPlan:
     """The only model of a benchmark's spec."""
-    [part] = compile_plan(load(spec)).models
+    [part] = compile_plan(load(spec), limit=limit).models
     return part
 
 
-def measure_walk(spec: Path, *, alone: bool, states: int | None) -> dict[str, Any]:
+def measure_walk(spec: Path, *, alone: bool, states: int | None, limit: int | None) -> dict[str, Any]:
     """Time one walk over one spec, cold, and tell what each request came to in the order of the samples."""
-    part = plan_of(spec)
+    part = plan_of(spec, limit)
     backend = open_backend(part.model)
     options: dict[str, int] = {}
     alive = Alive(backend) if states is not None else None
@@ -156,6 +156,7 @@ def main() -> None:
     sub.add_argument("spec", type=Path)
     sub.add_argument("--alone", action="store_true")
     sub.add_argument("--states", type=int)
+    sub.add_argument("--limit", type=int)
     sub.add_argument("out", type=Path)
     sub = verbs.add_parser("margins")
     sub.add_argument("spec", type=Path)
@@ -167,7 +168,7 @@ def main() -> None:
     options = parser.parse_args()
     measured: Any
     if options.verb == "walk":
-        measured = measure_walk(options.spec, alone=options.alone, states=options.states)
+        measured = measure_walk(options.spec, alone=options.alone, states=options.states, limit=options.limit)
     elif options.verb == "margins":
         measured = measure_margins(options.spec, json.loads(options.prefixes.read_text(encoding="utf-8")))
     else:
