@@ -147,6 +147,7 @@ class Bench:
         self.versions: dict[str, str] = {}
         self.rates: dict[str, float] = {}
         self.lines: list[Line] = []
+        self.documents = False
         self.notes: list[str] = []
 
     # Processes -------------------------------------------------------------------------------------------------------
@@ -199,8 +200,9 @@ class Bench:
         assert work.peer_task is not None
         kept = self.folder / "kept" / f"{self._key(work)}.json"
         if self.reuse and kept.is_file():
-            print(f"  lm-eval: {work.name} {work.family}: kept from an earlier run", file=sys.stderr)
-            return {**json.loads(kept.read_text(encoding="utf-8")), "kept": True}
+            self.notes.append(f"{work.name}, {work.family}: the peer's side was kept from an earlier run (--reuse)")
+            found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
+            return found
         record, output = self.temporary / "peer.json", self.temporary / f"peer-{work.name}-{work.family}"
         weights = self._weights(work)
         command = [str(self.peer_python), str(Path(__file__).with_name("peer.py")), str(record), "run", "--model", "hf"]
@@ -212,11 +214,12 @@ class Bench:
         bare = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "HF_DATASETS_CACHE")}
         seconds, _ = self.process(f"lm-eval: {work.name} {work.family}", command, bare | self.threads | offline | homes)
         [results] = output.glob("**/results_*.json")
-        found = json.loads(results.read_text(encoding="utf-8"))["results"][work.peer_task]
-        measured = {**json.loads(record.read_text(encoding="utf-8")), "process": seconds, "results": found}
+        measured: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+        measured["process"] = seconds
+        measured["results"] = json.loads(results.read_text(encoding="utf-8"))["results"][work.peer_task]
         kept.parent.mkdir(exist_ok=True)
         kept.write_text(json.dumps(measured), encoding="utf-8")
-        return {**measured, "kept": False}
+        return measured
 
     def _weights(self, work: Work) -> Path:
         return self.models[work.family]
@@ -337,6 +340,7 @@ class Bench:
         """Many questions on each of a few long documents; the peer is evalspec itself without sharing."""
         sizes = self.sizes
         walked = self.best_walk(work)
+        self.documents = True
         limit = self.alone_documents * sizes.document_questions
         alone = self.best_walk(work, "--alone", "--limit", str(limit), rounds=1)
         agreement = compare_scores(walked["requests"][:limit], alone["requests"])
@@ -349,7 +353,6 @@ class Bench:
     def report(self) -> str:
         """The table, what it was measured on, and everything that must be told besides."""
         rates = ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in self.rates.items())
-        kept = " Some of the peer's times were kept from an earlier run (--reuse)." if self.reuse else ""
         part = self.alone_documents < self.sizes.documents
         alone = f"{self.alone_documents} of {self.sizes.documents} run, its time scaled" if part else "all of them run"
         lines = [
@@ -357,8 +360,12 @@ class Bench:
                 COLUMNS, [line.cells() for line in self.lines], "evalspec against lm-eval's hf backend, float32 on CPU"
             ),
             f"Both sides with {self.threads['OMP_NUM_THREADS']} threads; evalspec the quickest of {self.sizes.rounds}, "
-            f"the peer once, to its end; each in a fresh process.{kept}",
-            f"Documents: the peer is evalspec with each request from a root of its own; {alone}.",
+            f"the peer once, to its end; each in a fresh process.",
+            *(
+                [f"Documents: the peer is evalspec with each request from a root of its own; {alone}."]
+                if self.documents
+                else []
+            ),
             f"GEMM rate, GFLOP/s, at {BATCH_ROWS} x {WIDTH} x the family's widest projection: {rates} (2048^3). "
             "Shares count the operations of distinct tokens only.",
             f"{host()}; peer: {', '.join(f'{name} {version}' for name, version in self.versions.items())}",
