@@ -1,0 +1,163 @@
+"""Every Triton kernel compiles for the GPUs it is meant for, with no GPU at hand, and fits: no spills, LDS to spare.
+
+`pytest -s` prints the table of registers, LDS and spills. The kernels are compiled in a process of their own, because
+here Triton may already run as an interpreter.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+KERNELS = "evalspec.ssm.kernels."
+MAMBA = {"channels": 16, "n_state": 16, "BLOCK": 32, "N": 16}
+LDS_LIMIT = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Case:
+    """A kernel and how it is called: types of its pointers, values of its constants; other arguments are integers."""
+
+    module: str
+    kernel: str
+    pointers: dict[str, str]
+    constants: dict[str, Any]
+    warps: int = 4
+    any_integers: tuple[str, ...] = ()  # those that no one promises to be multiples of 16
+    per_lane: int = 0  # if set: BLOCK is this many values a lane
+    note: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def cases() -> list[Case]:
+    found = []
+    for kind in ("bf16", "fp32", "fp16"):
+        activations = dict.fromkeys(("x_ptr", "b_ptr", "c_ptr", "y_ptr", "z_ptr", "dy_ptr", "dx_ptr"), kind)
+        scan = "selective_scan_packed_triton_kernels"
+        found += [
+            Case(
+                scan, "packed_kernel",
+                {**activations, **dict.fromkeys(("start_ptr", "length_ptr", "source_ptr", "slot_ptr"), "i32")},
+                {"N": 16, "STEPS": 4, "EVEN_E": True, "EVEN_N": True, "bias_ptr": None},
+                warps=1, any_integers=("first",), per_lane=1, note=f"scan {kind}",
+            ),
+            Case(
+                scan, "step_kernel", activations, {"BLOCK": 32, "N": 16, "bias_ptr": None},
+                warps=1, note=f"scan {kind}",
+            ),
+        ]  # fmt: skip
+        conv = "causal_conv1d_triton_kernels"
+        held = dict.fromkeys(("x_ptr", "y_ptr", "given_ptr", "window_ptr", "kept_ptr", "weight_ptr", "bias_ptr"), kind)
+        indices = {"history_ptr": "i32"}
+        tile = {"BLOCK": 128}
+        found += [
+            Case(
+                conv, "packed_kernel", held | indices, {"WIDTH": 4, "TOKENS": 16, "SILU": True, **tile},
+                any_integers=("tokens", "slots"), note=f"conv {kind}",
+            ),
+            Case(
+                conv, "window_kernel", held | {"window_ptr": "i32"}, {"ROWS": 16, **tile},
+                any_integers=("rows", "slots"), note=f"conv {kind}",
+            ),
+            Case(conv, "step_kernel", held, {"WIDTH": 4, "BLOCK": 512, "SILU": True}, note=f"conv {kind}"),
+        ]  # fmt: skip
+    for kind in ("bf16", "fp32"):
+        activations = dict.fromkeys(("x_ptr", "b_ptr", "c_ptr", "y_ptr", "dy_ptr", "dx_ptr"), kind)
+        train = "selective_scan_triton_kernels"
+        found += [
+            Case(
+                train,
+                "forward_kernel",
+                activations,
+                {"BLOCK": 32, "N": 16, "KEEP": True},
+                warps=1,
+                note=f"training {kind}",
+            ),
+            Case(train, "backward_kernel", activations, {"BLOCK": 32, "N": 16}, warps=1, note=f"training {kind}"),
+        ]
+    return found
+
+
+TARGETS = {"gfx90a": ("hip", "gfx90a", 64), "gfx942": ("hip", "gfx942", 64), "sm_90": ("cuda", 90, 32)}
+
+
+def compile_case(case: Case, target: str) -> dict[str, Any]:
+    """Registers, spills and shared memory of one kernel on one target."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.backends.nvidia.compiler import get_ptxas
+    from triton.compiler import ASTSource
+
+    kernel = getattr(importlib.import_module(KERNELS + case.module), case.kernel)
+    lanes = TARGETS[target][2]
+    constants = dict(case.constants)
+    if case.per_lane:
+        constants["BLOCK"] = lanes * case.warps * case.per_lane
+    names = list(inspect.signature(kernel.fn).parameters)
+    unaligned = {parameter.name for parameter in kernel.params if parameter.do_not_specialize_on_alignment}
+    signature, aligned = {}, {}
+    for place, name in enumerate(names):
+        if name in constants:
+            signature[name] = "constexpr"
+            continue
+        signature[name] = "*" + case.pointers.get(name, "fp32") if name.endswith("_ptr") else "i32"
+        if name not in unaligned and name not in case.any_integers:
+            aligned[(place,)] = [["tt.divisibility", 16]]
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
+    options = {"num_warps": case.warps, "num_stages": 1, **case.options}
+    compiled = triton.compile(source, target=GPUTarget(*TARGETS[target]), options=options)
+    facts = {"kernel": case.kernel, "note": case.note, "target": target, "lds": compiled.metadata.shared}
+    if "amdgcn" in compiled.asm:
+        text = compiled.asm["amdgcn"]
+        stated = {key: int(value) for key, value in re.findall(r"\.(\w+(?:_count|_size)):\s+(\d+)", text)}
+        return facts | {
+            "registers": stated["vgpr_count"],
+            "spills": stated["vgpr_spill_count"] + stated["sgpr_spill_count"],
+            "lds": max(facts["lds"], stated["group_segment_fixed_size"]),
+        }
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "kernel.ptx").write_text(compiled.asm["ptx"])
+        (chip,) = re.findall(r"^\.target (\w+)", compiled.asm["ptx"], re.MULTILINE)
+        command = [get_ptxas(90).path, "-v", "--gpu-name", chip, "kernel.ptx", "-o", "kernel.cubin"]
+        said = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stderr
+    spilled = re.findall(r"(\d+) bytes spill (?:stores|loads)", said)
+    (registers,) = re.findall(r"Used (\d+) registers", said)
+    return facts | {"registers": int(registers), "spills": sum(map(int, spilled))}
+
+
+@pytest.fixture(scope="module")
+def table() -> list[dict[str, Any]]:
+    pytest.importorskip("triton.language", reason="triton is not installed (CPU builds of torch come without it)")
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    run = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr[-4000:]
+    rows: list[dict[str, Any]] = json.loads(run.stdout.splitlines()[-1])
+    print(f"\n{'kernel':28} {'case':24} {'target':8} {'registers':>9} {'LDS':>7} {'spills':>6}")
+    for row in rows:
+        print("{kernel:28} {note:24} {target:8} {registers:9} {lds:7} {spills:6}".format(**row))
+    return rows
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_kernel_compiles_without_spills_and_fits_the_local_memory(
+    table: list[dict[str, Any]], target: str
+) -> None:
+    rows = [row for row in table if row["target"] == target]
+    assert len(rows) == len(cases())
+    assert [row for row in rows if row["spills"] or row["lds"] > LDS_LIMIT] == []
+
+
+if __name__ == "__main__":
+    print(json.dumps([compile_case(case, target) for case in cases() for target in TARGETS]))
