@@ -72,6 +72,33 @@ def cases() -> list[Case]:
             ),
             Case(conv, "step_kernel", held, {"WIDTH": 4, "BLOCK": 512, "SILU": True}, note=f"conv {kind}"),
         ]  # fmt: skip
+        ssd = "ssd_triton_kernels"
+        narrow = kind != "fp32"
+        block = 64 if narrow else 32
+        indices = dict.fromkeys(("start_ptr", "stop_ptr", "source_ptr", "reach_ptr"), "i32")
+        indices |= dict.fromkeys(("port_token_ptr", "port_chunk_ptr", "chain_port_ptr"), "i32")
+        indices |= dict.fromkeys(("chain_start_ptr", "chain_stop_ptr"), "i32")
+        tile = {"P": block, "PART": block, "WIDE": not narrow}
+        held = activations | indices
+        counts = ("tokens", "heads", "heads_a_group", "delta_row", "first")
+        found += [
+            Case(
+                ssd, "cumulative_kernel", held | {"delta_ptr": "fp32"}, {"CHUNK": 64, "PART": 16},
+                warps=2, any_integers=counts, note=f"ssd {kind}",
+            ),
+            Case(ssd, "state_kernel", held, {"N": block, **tile}, any_integers=counts, note=f"ssd {kind}"),
+            Case(
+                ssd, "output_kernel", held, {"TILES": 64 // block, "Q": block, "N": 128, "N_PART": block, **tile},
+                warps=8, any_integers=counts, note=f"ssd {kind}",
+            ),
+            Case(ssd, "step_kernel", held, {"P": 32, "N": 128}, any_integers=counts, note=f"ssd {kind}"),
+        ]  # fmt: skip
+        norms = "norms_triton_kernels"
+        rows = dict.fromkeys(("x_ptr", "z_ptr", "y_ptr", "weight_ptr"), kind)
+        found += [
+            Case(norms, "gated_kernel", rows, {"BLOCK": 8192}, warps=16, note=kind),
+            Case(norms, "add_kernel", rows, {"BLOCK": 4096}, warps=8, note=kind),
+        ]
     for kind in ("bf16", "fp32"):
         activations = dict.fromkeys(("x_ptr", "b_ptr", "c_ptr", "y_ptr", "dy_ptr", "dx_ptr"), kind)
         train = "selective_scan_triton_kernels"
@@ -112,7 +139,9 @@ def compile_case(case: Case, target: str) -> dict[str, Any]:
             signature[name] = "constexpr"
             continue
         signature[name] = "*" + case.pointers.get(name, "fp32") if name.endswith("_ptr") else "i32"
-        if name not in unaligned and name not in case.any_integers:
+        if name == "eps":
+            signature[name] = "fp32"
+        elif name not in unaligned and name not in case.any_integers:
             aligned[(place,)] = [["tt.divisibility", 16]]
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
     options = {"num_warps": case.warps, "num_stages": 1, **case.options}

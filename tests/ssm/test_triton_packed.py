@@ -18,6 +18,7 @@ from torch import Tensor
 from evalspec.plan.pack import Pack
 from evalspec.ssm.kernels.causal_conv1d import causal_conv1d
 from evalspec.ssm.kernels.selective_scan import selective_scan_reference
+from evalspec.ssm.kernels.ssd import ssd_reference
 
 ON_GPU = torch.cuda.is_available()
 if not ON_GPU:
@@ -26,6 +27,10 @@ pytest.importorskip("triton.language", reason="triton is not installed (CPU buil
 
 DEVICE = "cuda" if ON_GPU else "cpu"
 DTYPES = [torch.float32, torch.bfloat16]
+PRODUCTS = {
+    torch.float32: 1e-5,
+    torch.bfloat16: 1e-2 if ON_GPU else 2e-2,
+}  # the interpreter cuts bfloat16 off, unrounded
 
 
 @pytest.fixture(autouse=True)
@@ -165,3 +170,110 @@ def test_the_convolution_equals_that_of_every_path(seed: int, channels: int, wid
         close(y[own], (F.silu(expected) if seed == 0 else expected).to(dtype))
         if number in kept:
             assert torch.equal(window[kept.index(number)], last[0].to(dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("channels", "n", "channels_inside"), [(40, 16, False), (33, 5, True)])
+def test_a_step_of_the_scan_equals_the_recurrence(
+    channels: int, n: int, channels_inside: bool, dtype: torch.dtype
+) -> None:
+    from evalspec.ssm.kernels.selective_scan_packed_triton import selective_scan_step_triton
+
+    torch.manual_seed(0)
+    rows = 3
+    projection = torch.randn(rows, 2 * channels + 2 * n, device=DEVICE).to(dtype)
+    x, z, B, C = projection.split([channels, channels, n, n], dim=1)
+    delta, bias = torch.randn(rows, channels, device=DEVICE), torch.randn(channels, device=DEVICE)
+    A, D = -torch.exp(torch.randn(channels, n, device=DEVICE)), torch.randn(channels, device=DEVICE)
+    state = torch.randn(rows, channels, n, device=DEVICE)
+    if channels_inside:
+        state = state.transpose(1, 2).contiguous().transpose(1, 2)
+    step = F.softplus(delta + bias)
+    expected, after = selective_scan_reference(
+        x[:, None].float(), step[:, None], A, B[:, None], C[:, None], D, state=state.clone()
+    )
+    y = selective_scan_step_triton(x, delta, A, B, C, D, state=state, z=z, delta_bias=bias)
+    close(y, (expected[:, 0] * F.silu(z.float())).to(dtype))
+    close(state, after)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("channels", "width", "silu"), [(40, 4, True), (7, 2, False)])
+def test_a_step_of_the_convolution_equals_a_sequence_of_one(
+    channels: int, width: int, silu: bool, dtype: torch.dtype
+) -> None:
+    from evalspec.ssm.kernels.causal_conv1d_triton import causal_conv1d_step_triton
+
+    torch.manual_seed(0)
+    x = torch.randn(3, channels + 5, device=DEVICE).to(dtype)[:, 5:]
+    weight, bias = torch.randn(channels, width, device=DEVICE), torch.randn(channels, device=DEVICE)
+    state = torch.randn(3, width - 1, channels, device=DEVICE).to(dtype)
+    expected, after = causal_conv1d(x[:, None].float(), weight, bias, state=state)
+    y = causal_conv1d_step_triton(x, weight, bias, state=state, silu=silu)
+    close(y, (F.silu(expected) if silu else expected)[:, 0].to(dtype))
+    assert torch.equal(state, after.to(dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [64, 100])
+def test_the_norms_equal_their_formulas(size: int, dtype: torch.dtype) -> None:
+    from evalspec.ssm.kernels.norms_triton import add_rms_norm_triton, gated_rms_norm_triton
+
+    torch.manual_seed(0)
+    both = torch.randn(5, 2 * size, device=DEVICE).to(dtype)
+    x, z = both.chunk(2, dim=1)
+    weight = torch.randn(size, device=DEVICE)
+    close(
+        gated_rms_norm_triton(x, z, weight, 1e-5),
+        F.rms_norm(x.float() * F.silu(z.float()), (size,), weight, 1e-5).to(dtype),
+    )
+    for kept in {torch.float32, dtype}:
+        residual = torch.randn(5, size, device=DEVICE).to(kept)
+        normed, total = add_rms_norm_triton(x, residual, weight, 1e-5)
+        close(total, (x.float() + residual.float()).to(kept))
+        close(normed, F.rms_norm(total.float(), (size,), weight, 1e-5).to(dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("seed", "size", "n", "groups", "chunk", "strength"),
+    [(0, 8, 16, 2, 16, 1.0), (1, 20, 5, 1, 32, 1e-4), (2, 5, 20, 4, 16, 100.0), (3, 40, 40, 1, 64, 1.0)],
+)
+def test_ssd_equals_the_recurrence_along_every_path(
+    seed: int, size: int, n: int, groups: int, chunk: int, strength: float, dtype: torch.dtype
+) -> None:
+    from evalspec.ssm.kernels.ssd_triton import ssd_packed_triton
+
+    torch.manual_seed(seed)
+    heads = 4
+    pack = random_pack(seed, 9, longest=60)
+    t = pack.tokens
+    projection = torch.randn(t, heads * size + 2 * groups * n + heads, device=DEVICE).to(dtype)
+    x, B, C, raw = projection.split([heads * size, groups * n, groups * n, heads], dim=1)
+    x, B, C = x.unflatten(1, (heads, size)), B.unflatten(1, (groups, n)), C.unflatten(1, (groups, n))
+    delta = F.softplus(raw.float() * 3) * strength
+    A, D = -torch.exp(torch.randn(heads, device=DEVICE) * 2), torch.randn(heads, device=DEVICE)
+    state = torch.randn(pack.given, heads, size, n, device=DEVICE) if seed != 1 else None
+    y, ends = ssd_packed_triton(x, delta, A, B, C, D, pack=pack, state=state, chunk=chunk)
+    assert len(ends) == len(pack.ends)
+    for number, origin, tokens in paths(pack):
+        row = [tensor[tokens][None] for tensor in (x.float(), delta, B, C)]
+        start = None if state is None else state[origin][None]
+        whole, last = ssd_reference(row[0], row[1], A, row[2], row[3], D, state=start)
+        own = slice(int(pack.start[number]), int(pack.stop[number]))
+        close(y[own], whole[0, -int(pack.length[number]) :].to(dtype), PRODUCTS[dtype])
+        if pack.slot[number] >= 0:
+            close(ends[pack.slot[number]], last[0], PRODUCTS[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_step_of_ssd_equals_the_recurrence(dtype: torch.dtype) -> None:
+    from evalspec.ssm.kernels.ssd_triton import ssd_step_triton
+
+    torch.manual_seed(0)
+    x, B, C = (torch.randn(3, *shape, device=DEVICE).to(dtype) for shape in ((6, 5), (2, 12), (2, 12)))
+    delta, A, D = torch.rand(3, 6, device=DEVICE), -torch.rand(6, device=DEVICE), torch.randn(6, device=DEVICE)
+    state = torch.randn(3, 6, 5, 12, device=DEVICE)
+    expected, after = ssd_reference(x[:, None], delta[:, None], A, B[:, None], C[:, None], D, state=state.clone())
+    close(ssd_step_triton(x, delta, A, B, C, D, state=state), expected[:, 0])
+    close(state, after)

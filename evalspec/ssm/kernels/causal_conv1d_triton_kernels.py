@@ -25,7 +25,7 @@ def read_inputs(x_ptr, given_ptr, position, slots, x_row, channels, c, inside):
     return values
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens", "slots"])
 def packed_kernel(
     x_ptr, weight_ptr, bias_ptr, given_ptr, history_ptr, y_ptr, tokens, channels, slots, x_row,
     WIDTH: tl.constexpr, TOKENS: tl.constexpr, BLOCK: tl.constexpr, SILU: tl.constexpr,
@@ -52,7 +52,7 @@ def packed_kernel(
     tl.store(y_at, y.to(y_ptr.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "slots"])
 def window_kernel(
     x_ptr, given_ptr, window_ptr, kept_ptr, rows, channels, slots, x_row,
     ROWS: tl.constexpr, BLOCK: tl.constexpr,
