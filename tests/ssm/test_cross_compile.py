@@ -78,7 +78,7 @@ def cases() -> list[Case]:
         indices = dict.fromkeys(("start_ptr", "stop_ptr", "source_ptr", "reach_ptr"), "i32")
         indices |= dict.fromkeys(("port_token_ptr", "port_chunk_ptr", "chain_port_ptr"), "i32")
         indices |= dict.fromkeys(("chain_start_ptr", "chain_stop_ptr"), "i32")
-        tile = {"P": block, "PART": block, "WIDE": not narrow}
+        tile = {"P": block, "WIDE": not narrow}
         held = activations | indices
         counts = ("tokens", "heads", "heads_a_group", "delta_row", "first")
         found += [
@@ -86,9 +86,9 @@ def cases() -> list[Case]:
                 ssd, "cumulative_kernel", held | {"delta_ptr": "fp32"}, {"CHUNK": 64, "PART": 16},
                 warps=2, any_integers=counts, note=f"ssd {kind}",
             ),
-            Case(ssd, "state_kernel", held, {"N": block, **tile}, any_integers=counts, note=f"ssd {kind}"),
+            Case(ssd, "state_kernel", held, {"N": block, "PART": block, **tile}, any_integers=counts, note=f"ssd {kind}"),
             Case(
-                ssd, "output_kernel", held, {"TILES": 64 // block, "Q": block, "N": 128, "N_PART": block, **tile},
+                ssd, "output_kernel", held, {"TILES": 64 // block, "Q": block, "PART": 32, "N": 128, "N_PART": block, **tile},
                 warps=8, any_integers=counts, note=f"ssd {kind}",
             ),
             Case(ssd, "step_kernel", held, {"P": 32, "N": 128}, any_integers=counts, note=f"ssd {kind}"),

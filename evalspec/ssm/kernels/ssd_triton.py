@@ -24,7 +24,7 @@ from evalspec.plan.pack import Pack
 from evalspec.ssm.kernels.packed import ports_on
 
 CHUNK = 64  # longer chunks write fewer states and multiply larger matrices
-PART = 64  # tokens whose products a program adds at a time
+TILE, PART = 64, 32  # tokens whose y a program computes, or whose products one for states adds; those added for y
 WARPS, OUTPUT_WARPS = 4, 8  # of the programs that find states, and of those that find y: with four these would spill
 
 
@@ -47,7 +47,8 @@ def ssd_packed_triton(
     pack: Pack,
     state: Tensor | None = None,
     chunk: int = CHUNK,
-    part: int | None = None,
+    tile: int = TILE,
+    part: int = PART,
     warps: int = WARPS,
     output_warps: int = OUTPUT_WARPS,
     stages: int = 1,
@@ -68,13 +69,14 @@ def ssd_packed_triton(
     y = x.new_empty(tokens, heads, size)
     scalars = torch.empty(3, heads, tokens, dtype=torch.float32, device=x.device)
     states = torch.empty(len(ports.port_token), heads, size, n, dtype=torch.float32, device=x.device)
-    wide = x.dtype == torch.float32 or not x.is_cuda  # Triton's interpreter cannot multiply matrices of bfloat16
+    # Products of float32 take twice the registers and the local memory. (Triton's interpreter knows no others.)
+    wide = x.dtype == torch.float32 or not x.is_cuda
     full = max(16, _power_of_two(min(chunk, tokens)))
-    part = min(part or (PART // 2 if wide else PART), full)
+    tile, part = min(tile // 2 if wide else tile, full), min(part, full)
     p_block = max(16, min(32 if wide else 64, _power_of_two(size)))
     n_block = max(16, min(32 if wide else 64, _power_of_two(n)))
     p_blocks, n_blocks = -(-size // p_block), -(-n // n_block)
-    chunks, tiles, first = len(ports.start), full // part, 0
+    chunks, tiles, first = len(ports.start), full // tile, 0
     shape = (tokens, heads, heads // groups, size, n)
     with torch.cuda.device(x.device):
         _kernels().cumulative_kernel[(chunks * heads,)](
@@ -86,13 +88,13 @@ def ssd_packed_triton(
                 x, B, scalars, given, states, ports.start, ports.source, ports.reach,
                 ports.port_token, ports.port_chunk, ports.chain_port, ports.chain_start, ports.chain_stop, first,
                 *shape, *x.stride()[:2], *B.stride()[:2],
-                p_block, n_block, part, wide, num_warps=warps, num_stages=stages,
+                p_block, n_block, tile, wide, num_warps=warps, num_stages=stages,
             )  # fmt: skip
             first += count
         _kernels().output_kernel[(chunks * tiles * heads, p_blocks)](
             x, B, C, D.float(), scalars, given, states, y, ports.start, ports.stop, ports.source, ports.reach,
             *shape, *x.stride()[:2], *B.stride()[:2], *C.stride()[:2],
-            tiles, part, part, p_block, n_blocks * n_block, n_block, wide, num_warps=output_warps, num_stages=stages,
+            tiles, tile, part, p_block, n_blocks * n_block, n_block, wide, num_warps=output_warps, num_stages=stages,
         )  # fmt: skip
     return y, states[: len(pack.ends)]
 
