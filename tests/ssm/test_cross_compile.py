@@ -49,11 +49,14 @@ def cases() -> list[Case]:
             Case(
                 scan, "packed_kernel",
                 {**activations, **dict.fromkeys(("start_ptr", "length_ptr", "source_ptr", "slot_ptr"), "i32")},
-                {"N": 16, "STEPS": 4, "EVEN_E": True, "EVEN_N": True, "bias_ptr": None},
-                warps=1, any_integers=("first",), per_lane=1, note=f"scan {kind}",
-            ),
+                {"N": 16, "STEPS": 2, "EVEN_E": True, "EVEN_N": True, **without},
+                warps=1, any_integers=("first",), per_lane=1, note=f"scan {kind}{' plain' if without else ''}",
+            )
+            for without in ({}, {"bias_ptr": None, "z_ptr": None, "given_ptr": None})
+        ]  # fmt: skip
+        found += [
             Case(
-                scan, "step_kernel", activations, {"BLOCK": 32, "N": 16, "bias_ptr": None},
+                scan, "step_kernel", activations, {"BLOCK": 32, "N": 16},
                 warps=1, note=f"scan {kind}",
             ),
         ]  # fmt: skip
@@ -78,7 +81,7 @@ def cases() -> list[Case]:
         indices = dict.fromkeys(("start_ptr", "stop_ptr", "source_ptr", "reach_ptr"), "i32")
         indices |= dict.fromkeys(("port_token_ptr", "port_chunk_ptr", "chain_port_ptr"), "i32")
         indices |= dict.fromkeys(("chain_start_ptr", "chain_stop_ptr"), "i32")
-        tile = {"P": block, "WIDE": not narrow}
+        tile = {"P": block, "PART": block, "WIDE": not narrow}
         held = activations | indices
         counts = ("tokens", "heads", "heads_a_group", "delta_row", "first")
         found += [
@@ -86,9 +89,10 @@ def cases() -> list[Case]:
                 ssd, "cumulative_kernel", held | {"delta_ptr": "fp32"}, {"CHUNK": 64, "PART": 16},
                 warps=2, any_integers=counts, note=f"ssd {kind}",
             ),
-            Case(ssd, "state_kernel", held, {"N": block, "PART": block, **tile}, any_integers=counts, note=f"ssd {kind}"),
+            Case(ssd, "state_kernel", held, {"N": block, **tile}, any_integers=counts, note=f"ssd {kind}"),
             Case(
-                ssd, "output_kernel", held, {"TILES": 64 // block, "Q": block, "PART": 32, "N": 128, "N_PART": block, **tile},
+                ssd, "output_kernel", held,
+                tile | {"TILES": 64 // block, "Q": block, "PART": 32, "N": 128, "N_PART": block},
                 warps=8, any_integers=counts, note=f"ssd {kind}",
             ),
             Case(ssd, "step_kernel", held, {"P": 32, "N": 128}, any_integers=counts, note=f"ssd {kind}"),

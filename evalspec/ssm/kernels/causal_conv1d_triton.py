@@ -51,6 +51,7 @@ def causal_conv1d_packed_triton(
         raise ValueError("the values of a row must lie together")
     count, channels = x.shape
     width = weight.shape[1]
+    bias = None if bias is None else bias.contiguous()
     history, window = history_on(pack, width - 1, x.device), window_on(pack, width - 1, x.device)
     given = None if state is None else state.contiguous()
     slots = pack.given * (width - 1)
@@ -86,6 +87,7 @@ def causal_conv1d_step_triton(
     rows, channels = x.shape
     if x.stride(-1) != 1 or (weight.shape[1] > 1 and state.stride()[1:] != (channels, 1)):
         raise ValueError("the values of a row must lie together")
+    bias = None if bias is None else bias.contiguous()
     y = x.new_empty(rows, channels)
     with torch.cuda.device(x.device):
         _kernels().step_kernel[(rows, -(-channels // block))](

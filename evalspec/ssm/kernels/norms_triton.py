@@ -31,7 +31,7 @@ def gated_rms_norm_triton(x: Tensor, z: Tensor, weight: Tensor, eps: float, *, w
     y = x.new_empty(rows, size)
     with torch.cuda.device(x.device):
         _kernels().gated_kernel[(rows,)](
-            _rowwise(x), _rowwise(z), weight, y, size, x.stride(0), z.stride(0), eps, block,
+            _rowwise(x), _rowwise(z), weight.contiguous(), y, size, x.stride(0), z.stride(0), eps, block,
             num_warps=warps or _warps(block),
         )  # fmt: skip
     return y
@@ -50,8 +50,8 @@ def add_rms_norm_triton(
     y, total = x.new_empty(rows, size), residual.new_empty(rows, size)
     with torch.cuda.device(x.device):
         _kernels().add_kernel[(rows,)](
-            _rowwise(x), _rowwise(residual), weight, y, total, size, x.stride(0), residual.stride(0), eps, block,
-            num_warps=warps or _warps(block),
+            _rowwise(x), _rowwise(residual), weight.contiguous(), y, total, size, x.stride(0), residual.stride(0), eps,
+            block, num_warps=warps or _warps(block),
         )  # fmt: skip
     return y, total
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from evalspec.plan.pack import Pack
 from evalspec.ssm.kernels.packed import segments_on
 
-STEPS = 4  # steps whose values are loaded while as many are computed: enough to cover the memory's latency
+STEPS = 2  # steps whose values are loaded while as many are computed; with four, some GPUs run out of registers
 WARPS = 1  # small programs fill the last compute units best
 STEP_BLOCK = 32  # channels of a decoding step; with n = 16 that is 512 values of state
 
@@ -59,18 +59,17 @@ def selective_scan_packed_triton(
     tokens, channels = x.shape
     n = A.shape[1]
     A = A.float().T.contiguous()  # n, e
+    D, bias = D.float().contiguous(), None if delta_bias is None else delta_bias.float().contiguous()
     given = None if state is None else state.float().transpose(1, 2).contiguous()  # given, n, e
     y = x.new_empty(tokens, channels)
     ends = torch.empty(len(pack.ends), n, channels, dtype=torch.float32, device=x.device)
-    for tensor in (x, delta, B, C, *([] if z is None else [z])):
-        if tensor.stride(-1) != 1:
-            raise ValueError("the values of a row must lie together")
+    _rowwise(x, delta, B, C, z)
     block = _lanes(x) * warps
     blocks, first = -(-channels // block), 0
     with torch.cuda.device(x.device):
         for count in segments.levels:
             _kernels().packed_kernel[(count * blocks,)](
-                x, delta, A, B, C, D.float(), z, None if delta_bias is None else delta_bias.float(), given, y, ends,
+                x, delta, A, B, C, D, z, bias, given, y, ends,
                 segments.start, segments.length, segments.source, segments.slot, first,
                 channels, n, x.stride(0), delta.stride(0), B.stride(0), C.stride(0), 0 if z is None else z.stride(0),
                 block, _power_of_two(n), steps, channels % block == 0, _power_of_two(n) == n, num_warps=warps,
@@ -100,15 +99,22 @@ def selective_scan_step_triton(
     """
     rows, channels = x.shape
     n = A.shape[1]
+    _rowwise(x, delta, B, C, z)
     A = A.float()
+    D, bias = D.float().contiguous(), None if delta_bias is None else delta_bias.float().contiguous()
     y = x.new_empty(rows, channels)
     with torch.cuda.device(x.device):
         _kernels().step_kernel[(rows, -(-channels // block))](
-            x, delta, A, B, C, D.float(), z, None if delta_bias is None else delta_bias.float(), state, y,
+            x, delta, A, B, C, D, z, bias, state, y,
             channels, n, x.stride(0), delta.stride(0), B.stride(0), C.stride(0), 0 if z is None else z.stride(0),
             *state.stride(), *A.stride(), block, _power_of_two(n), num_warps=warps,
         )  # fmt: skip
     return y
+
+
+def _rowwise(*tensors: Tensor | None) -> None:
+    if any(tensor is not None and tensor.stride(-1) != 1 for tensor in tensors):
+        raise ValueError("the values of a row must lie together")
 
 
 def _lanes(x: Tensor) -> int:

@@ -76,7 +76,6 @@ def packed_kernel(
     row = tl.load(start_ptr + segment).to(tl.int64)
     length = tl.load(length_ptr + segment)
     source = tl.load(source_ptr + segment).to(tl.int64)
-    slot = tl.load(slot_ptr + segment).to(tl.int64)
     last = length - 1
     x_ptr += row * x_row
     delta_ptr += row * delta_row
@@ -118,6 +117,7 @@ def packed_kernel(
             y_ptr += channels
             B, C = B_next, C_next
         steps = following
+    slot = tl.load(slot_ptr + segment).to(tl.int64)  # only now: registers are scarce in the loop
     needed = n_in[:, None] & (e[None, :] < tl.where(slot >= 0, channels, 0))
     tl.store(ends_ptr + slot * step + tile, h, mask=needed)
 

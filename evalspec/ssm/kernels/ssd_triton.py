@@ -65,6 +65,7 @@ def ssd_packed_triton(
         if tensor.stride(-1) != 1:
             raise ValueError("the values of a row must lie together")
     ports = ports_on(pack, chunk, x.device)
+    A, D = A.float().contiguous(), D.float().contiguous()
     given = None if state is None else state.float().contiguous()
     y = x.new_empty(tokens, heads, size)
     scalars = torch.empty(3, heads, tokens, dtype=torch.float32, device=x.device)
@@ -80,7 +81,7 @@ def ssd_packed_triton(
     shape = (tokens, heads, heads // groups, size, n)
     with torch.cuda.device(x.device):
         _kernels().cumulative_kernel[(chunks * heads,)](
-            delta, A.float(), scalars, ports.start, ports.stop, ports.reach, tokens, heads, delta.stride(0),
+            delta, A, scalars, ports.start, ports.stop, ports.reach, tokens, heads, delta.stride(0),
             full, min(full, 16), num_warps=2,
         )  # fmt: skip
         for count in ports.levels:
@@ -92,7 +93,7 @@ def ssd_packed_triton(
             )  # fmt: skip
             first += count
         _kernels().output_kernel[(chunks * tiles * heads, p_blocks)](
-            x, B, C, D.float(), scalars, given, states, y, ports.start, ports.stop, ports.source, ports.reach,
+            x, B, C, D, scalars, given, states, y, ports.start, ports.stop, ports.source, ports.reach,
             *shape, *x.stride()[:2], *B.stride()[:2], *C.stride()[:2],
             tiles, tile, part, p_block, n_blocks * n_block, n_block, wide, num_warps=output_warps, num_stages=stages,
         )  # fmt: skip
@@ -120,10 +121,11 @@ def ssd_step_triton(
     if state.stride()[1:] != (size * n, n, 1) or any(tensor.stride(-1) != 1 for tensor in (x, delta, B, C)):
         raise ValueError("the values of a row must lie together")
     block = block or min(_power_of_two(size), max(1, 4096 // _power_of_two(n)))
+    A, D = A.float().contiguous(), D.float().contiguous()
     y = x.new_empty(rows, heads, size)
     with torch.cuda.device(x.device):
         _kernels().step_kernel[(rows, heads, -(-size // block))](
-            x, delta, A.float(), B, C, D.float(), state, y, heads, heads // groups, size, n,
+            x, delta, A, B, C, D, state, y, heads, heads // groups, size, n,
             *x.stride()[:2], delta.stride(0), *B.stride()[:2], *C.stride()[:2], state.stride(0),
             block, _power_of_two(n), num_warps=warps,
         )  # fmt: skip

@@ -26,17 +26,15 @@ def add_product(total, a, b, kind: tl.constexpr, WIDE: tl.constexpr):
 @triton.jit
 def entry_state(states_ptr, given_ptr, source, step, n_state):
     """Where the state that a chunk hangs from stands, and how much of n can be read there: nothing for zeros."""
-    entry_ptr, known = states_ptr, n_state
-    if source >= 0:
-        entry_ptr += source * step
-    elif given_ptr is not None:
+    entry_ptr, known = states_ptr + source * step, n_state
+    if given_ptr is None:
+        known = tl.where(source >= 0, n_state, 0)
+    elif source < 0:
         entry_ptr = given_ptr + (-1 - source) * step
-    else:
-        known = n_state * 0
     return entry_ptr, known
 
 
-@triton.jit(do_not_specialize=["tokens"])
+@triton.jit(do_not_specialize=["tokens", "heads"])
 def cumulative_kernel(
     delta_ptr, a_ptr, scalars_ptr, start_ptr, stop_ptr, reach_ptr, tokens, heads, delta_row,
     CHUNK: tl.constexpr, PART: tl.constexpr,
@@ -63,7 +61,7 @@ def cumulative_kernel(
     tl.store(at + 2 * plane, delta.to(tl.float32), mask=t < stop)
 
 
-@triton.jit(do_not_specialize=["first", "tokens"])
+@triton.jit(do_not_specialize=["first", "tokens", "heads"])
 def state_kernel(
     x_ptr, b_ptr, scalars_ptr, given_ptr, states_ptr, start_ptr, source_ptr, reach_ptr,
     port_token_ptr, port_chunk_ptr, chain_port_ptr, chain_start_ptr, chain_stop_ptr, first,
@@ -113,7 +111,7 @@ def state_kernel(
         tl.store(states_ptr + port.to(tl.int64) * step + tile, h, mask=tile_in)
 
 
-@triton.jit(do_not_specialize=["tokens"])
+@triton.jit(do_not_specialize=["tokens", "heads"])
 def output_kernel(
     x_ptr, b_ptr, c_ptr, d_ptr, scalars_ptr, given_ptr, states_ptr, y_ptr, start_ptr, stop_ptr, source_ptr, reach_ptr,
     tokens, heads, heads_a_group, size, n_state, x_row, x_head, b_row, b_group, c_row, c_group,
