@@ -29,6 +29,10 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
         """(…, size) → (…, size), in x's dtype or the weight's, whichever is wider."""
+        if gate is not None and x.is_cuda and not torch.is_grad_enabled():
+            from evalspec.ssm.kernels.norms_triton import gated_rms_norm_triton
+
+            return gated_rms_norm_triton(x, gate, self.weight, self.eps)
         wide = x.float()
         if gate is not None:
             wide = wide * F.silu(gate.float())
@@ -36,6 +40,21 @@ class RMSNorm(nn.Module):
         mean_square = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square() / wide.shape[-1]
         wide = wide * torch.rsqrt(mean_square + self.eps)
         return self.weight * wide.to(x.dtype)
+
+
+def add_and_norm(update: Tensor | None, stream: Tensor, norm: RMSNorm) -> tuple[Tensor, Tensor]:
+    """Between two mixers: add the first one's output (t, d) to the residual stream (t, d), and norm it for the next.
+
+    Returns: the normed stream in the norm's own dtype, and the new stream in the old one's.
+    """
+    if update is None:
+        return norm(stream.to(norm.weight.dtype)), stream
+    if stream.is_cuda:
+        from evalspec.ssm.kernels.norms_triton import add_rms_norm_triton
+
+        return add_rms_norm_triton(update, stream, norm.weight, norm.eps)
+    stream = stream + update
+    return norm(stream.to(norm.weight.dtype)), stream
 
 
 class Mixer(nn.Module):
@@ -50,6 +69,13 @@ class Mixer(nn.Module):
     def forward(self, x: Tensor, state: LayerState | None, pack: Pack) -> tuple[Tensor, LayerState]:
         """(t, d) → (t, d) and the states after the kept segments."""
         raise NotImplementedError
+
+    def step(self, x: Tensor, state: LayerState) -> Tensor:
+        """One token a row, (b, d) → (b, d); the state (b, …) is updated in place."""
+        y, after = self(x, state, Pack.of_rows(len(x), 1))
+        state.conv.copy_(after.conv)
+        state.ssm.copy_(after.ssm)
+        return cast(Tensor, y)
 
 
 class Block(nn.Module):
@@ -100,6 +126,7 @@ class RecurrentLanguageModel(nn.Module):
         if tie_word_embeddings:
             self.lm_head.weight = self.backbone.embeddings.weight
         self.tie_word_embeddings = tie_word_embeddings
+        self.residual_in_fp32 = residual_in_fp32
 
     def forward(
         self, input_ids: Tensor, state: RecurrentState | None = None, pack: Pack | None = None
@@ -114,11 +141,33 @@ class RecurrentLanguageModel(nn.Module):
         if pack is None:
             pack = Pack.of_rows(*shape)
         hidden = self.backbone.embeddings(input_ids.flatten())
+        before = [None] * len(self.backbone.layers) if state is None else state.layers
         after = []
-        for index, block in enumerate(self.backbone.layers):
-            hidden, layer_state = block(hidden, None if state is None else state.layers[index], pack)
-            after.append(layer_state)
-        return self.backbone.norm_f(hidden).unflatten(0, shape), RecurrentState(tuple(after))
+        if torch.is_grad_enabled():
+            for block, layer in zip(self.backbone.layers, before, strict=True):
+                hidden, layer_state = block(hidden, layer, pack)
+                after.append(layer_state)
+            hidden = self.backbone.norm_f(hidden)
+        else:
+            stream, update = self._stream(hidden), None
+            for block, layer in zip(self.backbone.layers, before, strict=True):
+                normed, stream = add_and_norm(update, stream, cast(Block, block).norm)
+                update, layer_state = cast(Block, block).mixer(normed, layer, pack)
+                after.append(layer_state)
+            hidden, _ = add_and_norm(update, stream, self.backbone.norm_f)
+        return torch.unflatten(hidden, 0, shape), RecurrentState(tuple(after))
+
+    def step(self, tokens: Tensor, state: RecurrentState) -> Tensor:
+        """Read one token a row (b,) on from `state`, which is updated in place: hidden (b, d) after the final norm."""
+        stream, update = self._stream(self.backbone.embeddings(tokens)), None
+        for block, layer in zip(self.backbone.layers, state.layers, strict=True):
+            normed, stream = add_and_norm(update, stream, cast(Block, block).norm)
+            update = cast(Block, block).mixer.step(normed, layer)
+        return add_and_norm(update, stream, self.backbone.norm_f)[0]
+
+    def _stream(self, embedded: Tensor) -> Tensor:
+        """The residual stream that blocks add to: float32 where the config asks for it."""
+        return embedded.float() if self.residual_in_fp32 else embedded
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits (…, v) in float32 of hidden vectors (…, d): ask only for the positions that are scored."""

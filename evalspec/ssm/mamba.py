@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -84,6 +84,8 @@ class MambaMixer(Mixer):
 
     def forward(self, x: Tensor, state: LayerState | None, pack: Pack) -> tuple[Tensor, LayerState]:
         """(t, d) → (t, d) and the kept states: conv (k, K−1, e), ssm (k, e, n)."""
+        if x.is_cuda and not torch.is_grad_enabled() and self.scan is selective_scan:
+            return self._fused(x, state, pack)
         config = self.config
         u, z = self.in_proj(x).chunk(2, dim=-1)  # t, e each
         u, conv = causal_conv1d(
@@ -100,6 +102,48 @@ class MambaMixer(Mixer):
         A = -torch.exp(self.A_log.float())
         y, ends = self.scan(u, delta, A, B, C, self.D, pack=pack, state=None if state is None else state.ssm)
         return self.out_proj((y * F.silu(z)).to(x.dtype)), LayerState(conv, kept(ends, pack))
+
+    def _fused(self, x: Tensor, state: LayerState | None, pack: Pack) -> tuple[Tensor, LayerState]:
+        """The same on a GPU, in fewer passes: silu, softplus and the gate are parts of their neighbours' kernels."""
+        from evalspec.ssm.kernels.causal_conv1d_triton import causal_conv1d_packed_triton
+        from evalspec.ssm.kernels.selective_scan_packed_triton import selective_scan_packed_triton
+
+        config = self.config
+        u, z = self.in_proj(x).chunk(2, dim=-1)
+        weight, before = self.conv1d.weight[:, 0], None if state is None else state.conv
+        u, conv = causal_conv1d_packed_triton(u, weight, self.conv1d.bias, pack=pack, state=before, silu=True)
+        projected = self.x_proj(u)
+        low_rank = projected[:, : config.rank]
+        B, C = projected[:, config.rank :].float().chunk(2, dim=-1)  # widened once, not by every channel's program
+        y, ends = selective_scan_packed_triton(
+            u,
+            F.linear(low_rank, self.dt_proj.weight),
+            -torch.exp(self.A_log.float()),
+            B,
+            C,
+            self.D,
+            pack=pack,
+            state=None if state is None else state.ssm,
+            z=z,
+            delta_bias=self.dt_proj.bias,
+        )
+        return self.out_proj(y), LayerState(conv, kept(ends, pack))
+
+    def step(self, x: Tensor, state: LayerState) -> Tensor:
+        """One token a row, (b, d) → (b, d); the state (b, …) is updated in place."""
+        if not x.is_cuda:
+            return super().step(x, state)
+        from evalspec.ssm.kernels.causal_conv1d_triton import causal_conv1d_step_triton
+        from evalspec.ssm.kernels.selective_scan_packed_triton import selective_scan_step_triton
+
+        config = self.config
+        u, z = self.in_proj(x).chunk(2, dim=-1)
+        u = causal_conv1d_step_triton(u, self.conv1d.weight[:, 0], self.conv1d.bias, state=state.conv, silu=True)
+        low_rank, B, C = torch.split(self.x_proj(u), [config.rank, config.state_size, config.state_size], dim=-1)
+        delta = F.linear(low_rank, self.dt_proj.weight)
+        A, bias = -torch.exp(self.A_log.float()), self.dt_proj.bias
+        y = selective_scan_step_triton(u, delta, A, B, C, self.D, state=state.ssm, z=z, delta_bias=bias)
+        return cast(Tensor, self.out_proj(y))
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator | None = None) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -112,6 +112,30 @@ class Mamba2Mixer(Mixer):
             state=None if state is None else state.ssm,
         )
         return self.out_proj(self.norm(y.flatten(1), z).to(x.dtype)), LayerState(conv, kept(ends, pack))
+
+    def step(self, x: Tensor, state: LayerState) -> Tensor:
+        """One token a row, (b, d) → (b, d); the state (b, …) is updated in place."""
+        if not x.is_cuda:
+            return super().step(x, state)
+        from evalspec.ssm.kernels.causal_conv1d_triton import causal_conv1d_step_triton
+        from evalspec.ssm.kernels.ssd_triton import ssd_step_triton
+
+        config = self.config
+        z, u, delta = torch.split(self.in_proj(x), [config.inner, config.conv_channels, config.num_heads], dim=-1)
+        u = causal_conv1d_step_triton(u, self.conv1d.weight[:, 0], self.conv1d.bias, state=state.conv, silu=True)
+        shared = config.n_groups * config.state_size
+        u, B, C = torch.split(u, [config.inner, shared, shared], dim=-1)
+        delta = F.softplus(delta.float() + self.dt_bias.float()).clamp(*config.time_step_limit)
+        y = ssd_step_triton(
+            torch.unflatten(u, 1, (config.num_heads, config.head_dim)),
+            delta,
+            -torch.exp(self.A_log.float()),
+            torch.unflatten(B, 1, (config.n_groups, config.state_size)),
+            torch.unflatten(C, 1, (config.n_groups, config.state_size)),
+            self.D,
+            state=state.ssm,
+        )
+        return cast(Tensor, self.out_proj(self.norm(y.flatten(1), z)))
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator | None = None) -> None:

@@ -17,6 +17,7 @@ import evalspec
 from evalspec.errors import BackendError
 from evalspec.execute.backends.device import device_of, dtype_of, end_tokens_of
 from evalspec.execute.backends.forking import Fed, ForkedState, ForkingModel
+from evalspec.execute.backends.graphs import GraphedSteps, Seated
 from evalspec.models.card import Model
 from evalspec.models.tokens import Tokenizer
 from evalspec.plan.forest import Tokens
@@ -38,7 +39,7 @@ class PackedState:
     ssm: Tensor
 
 
-class NativeBackend(ForkingModel[PackedState, RecurrentState]):
+class NativeBackend(ForkingModel[PackedState, RecurrentState | Seated]):
     """A `ForkingBackend` over a `RecurrentLanguageModel`."""
 
     name = "native"
@@ -62,6 +63,7 @@ class NativeBackend(ForkingModel[PackedState, RecurrentState]):
             end_tokens=end_tokens,
             batch_tokens=batch_tokens,
         )
+        self.graphs = GraphedSteps(model) if self.device.type == "cuda" else None
         self.version = f"{evalspec.__version__} (torch {torch.__version__})"
         with torch.inference_mode():
             _, state = model(torch.zeros(1, 1, dtype=torch.long, device=self.device))
@@ -98,14 +100,24 @@ class NativeBackend(ForkingModel[PackedState, RecurrentState]):
         assert batch is not None
         return batch
 
-    def _step(self, tokens: Tensor, batch: RecurrentState) -> tuple[Tensor, RecurrentState]:
-        vectors, after = self.model(tokens[:, None], batch)
-        return self._logits(vectors[:, 0]), after
+    def _step(self, tokens: Tensor, batch: RecurrentState | Seated) -> tuple[Tensor, RecurrentState | Seated]:
+        if self.graphs is None:
+            assert isinstance(batch, RecurrentState)
+            return self._logits(self.model.step(tokens, batch)), batch
+        seated = batch if isinstance(batch, Seated) else self.graphs.seat(batch)
+        return self.graphs.step(tokens, seated), seated
 
-    def _select(self, batch: RecurrentState, rows: Sequence[int]) -> RecurrentState:
+    def _select(self, batch: RecurrentState | Seated, rows: Sequence[int]) -> RecurrentState | Seated:
+        if isinstance(batch, Seated):
+            assert self.graphs is not None
+            return self.graphs.select(batch, rows)
         return select(batch, rows)
 
-    def _join(self, first: RecurrentState, second: RecurrentState) -> RecurrentState:
+    def _join(self, first: RecurrentState | Seated, second: RecurrentState | Seated) -> RecurrentState | Seated:
+        assert isinstance(second, RecurrentState)
+        if isinstance(first, Seated):
+            assert self.graphs is not None
+            return self.graphs.seat(second, behind=first.rows)
         return stack([first, second])
 
     def _logits(self, hidden: Tensor) -> Tensor:

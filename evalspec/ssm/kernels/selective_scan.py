@@ -71,13 +71,17 @@ def selective_scan(
 ) -> tuple[Tensor, Tensor]:
     """The scan by the fastest form that serves: Triton on a GPU; on a CPU a compiled loop, or steps for gradients."""
     gradients = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, delta, A, B, C, D))
-    if x.is_cuda:
-        from evalspec.ssm.kernels import selective_scan_triton as on_gpu
+    if not x.is_cuda:
+        scan = selective_scan_reference if gradients else selective_scan_compiled
+        return scan(x, delta, A, B, C, D, pack=pack, state=state)
+    if not gradients:
+        from evalspec.ssm.kernels.selective_scan_packed_triton import selective_scan_packed_triton
 
-        if pack.rows is None:
-            return on_gpu.selective_scan_packed_triton(x, delta, A, B, C, D, pack=pack, state=state)
-        x, delta, B, C = (torch.unflatten(tensor, 0, pack.rows) for tensor in (x, delta, B, C))
-        y, final = on_gpu.selective_scan_triton(x, delta, A, B, C, D, state=state)
-        return y.flatten(0, 1), final
-    scan = selective_scan_reference if gradients else selective_scan_compiled
-    return scan(x, delta, A, B, C, D, pack=pack, state=state)
+        return selective_scan_packed_triton(x, delta, A, B, C, D, pack=pack, state=state)
+    if pack.rows is None:
+        return selective_scan_reference(x, delta, A, B, C, D, pack=pack, state=state)
+    from evalspec.ssm.kernels.selective_scan_triton import selective_scan_triton
+
+    x, delta, B, C = (torch.unflatten(tensor, 0, pack.rows) for tensor in (x, delta, B, C))
+    y, final = selective_scan_triton(x, delta, A, B, C, D, state=state)
+    return y.flatten(0, 1), final
