@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from evalspec.plan.pack import Pack
 from evalspec.ssm.kernels.selective_scan import selective_scan_reference
 
 ON_GPU = torch.cuda.is_available()
@@ -40,7 +41,13 @@ def test_values_and_gradients_equal_the_recurrence(
     ]
     weights = torch.randn(2, length, channels, device=device), torch.randn(2, channels, n, device=device)
     results = []
-    for run in (selective_scan_triton, selective_scan_reference):
+
+    def reference(*inputs: torch.Tensor, state: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        x, delta, A, B, C, D = (tensor.flatten(0, 1) if tensor.ndim == 3 else tensor for tensor in inputs)
+        y, final = selective_scan_reference(x, delta, A, B, C, D, pack=Pack.of_rows(2, length), state=state)
+        return y.unflatten(0, (2, length)), final
+
+    for run in (selective_scan_triton, reference):
         inputs = [tensor.to(device).requires_grad_() for tensor in map(torch.clone, drawn)]
         y, final = run(*inputs[:6], state=inputs[6] if started else None)
         ((y.float() * weights[0]).sum() + (final * weights[1]).sum()).backward()
