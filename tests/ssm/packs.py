@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
+import torch
+from torch import Tensor
 
 from evalspec.plan.pack import Pack
 
@@ -40,6 +45,18 @@ def paths(pack: Pack) -> list[tuple[int, list[int]]]:
         origin, tokens = found[above] if above >= 0 else (-1 - above, [])
         found.append((origin, [*tokens, *range(int(pack.start[number]), int(pack.stop[number]))]))
     return found
+
+
+def over_rows(kernel: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, Tensor]]:
+    """The same for rows of one length: `along` (b, l, …) are flattened into a pack, y comes back as (b, l, …)."""
+
+    def run(*tensors: Tensor, state: Tensor | None = None, along: tuple[int, ...] = (0, 1, 3, 4)) -> Any:
+        rows = (tensors[0].shape[0], tensors[0].shape[1])
+        flat = [tensor.flatten(0, 1) if number in along else tensor for number, tensor in enumerate(tensors)]
+        y, last = kernel(*flat, pack=Pack.of_rows(*rows), state=state)
+        return torch.unflatten(y, 0, rows), last
+
+    return run
 
 
 PACKS = {

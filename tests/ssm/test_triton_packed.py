@@ -19,6 +19,7 @@ from evalspec.plan.pack import Pack
 from evalspec.ssm.kernels.causal_conv1d import causal_conv1d
 from evalspec.ssm.kernels.selective_scan import selective_scan_reference
 from evalspec.ssm.kernels.ssd import ssd_reference
+from tests.ssm.packs import over_rows
 
 ON_GPU = torch.cuda.is_available()
 if not ON_GPU:
@@ -107,7 +108,7 @@ def test_the_scan_equals_the_recurrence_along_every_path(
     for number, origin, tokens in paths(pack):
         row = [tensor[tokens][None] for tensor in (x.float(), delta, B, C)]
         start = None if state is None else state[origin][None]
-        whole, last = selective_scan_reference(row[0], row[1], A, row[2], row[3], D, state=start)
+        whole, last = over_rows(selective_scan_reference)(row[0], row[1], A, row[2], row[3], D, state=start)
         own = slice(int(pack.start[number]), int(pack.stop[number]))
         expected = whole[0, -int(pack.length[number]) :]
         if gate is not None:
@@ -164,7 +165,8 @@ def test_the_convolution_equals_that_of_every_path(seed: int, channels: int, wid
     kept = pack.keep.tolist()
     for number, origin, tokens in paths(pack):
         start = None if state is None else state[origin][None]
-        whole, last = causal_conv1d(x[tokens][None].float(), weight, bias if seed != 2 else None, state=start)
+        offset = bias if seed != 2 else None
+        whole, last = over_rows(causal_conv1d)(x[tokens][None].float(), weight, offset, state=start, along=(0,))
         expected = whole[0, -int(pack.length[number]) :]
         own = slice(int(pack.start[number]), int(pack.stop[number]))
         close(y[own], (F.silu(expected) if seed == 0 else expected).to(dtype))
@@ -189,7 +191,7 @@ def test_a_step_of_the_scan_equals_the_recurrence(
     if channels_inside:
         state = state.transpose(1, 2).contiguous().transpose(1, 2)
     step = F.softplus(delta + bias)
-    expected, after = selective_scan_reference(
+    expected, after = over_rows(selective_scan_reference)(
         x[:, None].float(), step[:, None], A, B[:, None], C[:, None], D, state=state.clone()
     )
     y = selective_scan_step_triton(x, delta, A, B, C, D, state=state, z=z, delta_bias=bias)
@@ -208,7 +210,7 @@ def test_a_step_of_the_convolution_equals_a_sequence_of_one(
     x = torch.randn(3, channels + 5, device=DEVICE).to(dtype)[:, 5:]
     weight, bias = torch.randn(channels, width, device=DEVICE), torch.randn(channels, device=DEVICE)
     state = torch.randn(3, width - 1, channels, device=DEVICE).to(dtype)
-    expected, after = causal_conv1d(x[:, None].float(), weight, bias, state=state)
+    expected, after = over_rows(causal_conv1d)(x[:, None].float(), weight, bias, state=state, along=(0,))
     y = causal_conv1d_step_triton(x, weight, bias, state=state, silu=silu)
     close(y, (F.silu(expected) if silu else expected)[:, 0].to(dtype))
     assert torch.equal(state, after.to(dtype))
@@ -259,7 +261,7 @@ def test_ssd_equals_the_recurrence_along_every_path(
     for number, origin, tokens in paths(pack):
         row = [tensor[tokens][None] for tensor in (x.float(), delta, B, C)]
         start = None if state is None else state[origin][None]
-        whole, last = ssd_reference(row[0], row[1], A, row[2], row[3], D, state=start)
+        whole, last = over_rows(ssd_reference)(row[0], row[1], A, row[2], row[3], D, state=start)
         own = slice(int(pack.start[number]), int(pack.stop[number]))
         close(y[own], whole[0, -int(pack.length[number]) :].to(dtype), PRODUCTS[dtype])
         if pack.slot[number] >= 0:
@@ -274,6 +276,7 @@ def test_a_step_of_ssd_equals_the_recurrence(dtype: torch.dtype) -> None:
     x, B, C = (torch.randn(3, *shape, device=DEVICE).to(dtype) for shape in ((6, 5), (2, 12), (2, 12)))
     delta, A, D = torch.rand(3, 6, device=DEVICE), -torch.rand(6, device=DEVICE), torch.randn(6, device=DEVICE)
     state = torch.randn(3, 6, 5, 12, device=DEVICE)
-    expected, after = ssd_reference(x[:, None], delta[:, None], A, B[:, None], C[:, None], D, state=state.clone())
+    along = [tensor[:, None] for tensor in (x, delta, B, C)]
+    expected, after = over_rows(ssd_reference)(*along[:2], A, *along[2:], D, state=state.clone())
     close(ssd_step_triton(x, delta, A, B, C, D, state=state), expected[:, 0])
     close(state, after)
