@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,7 @@ class Pack:
     rows: tuple[int, int] | None = None
 
     @classmethod
+    @lru_cache(maxsize=64)
     def of_rows(cls, count: int, length: int) -> Pack:
         """Independent sequences of one length, all of whose states are kept: an ordinary batch."""
         numbers = np.arange(count, dtype=np.int64)

@@ -61,6 +61,9 @@ class Mixer(nn.Module):
     """What a block does along time. Subclasses are Mamba's and Mamba-2's mixers."""
 
     out_proj: nn.Linear
+    A_log: nn.Parameter
+    frozen: Tensor | None = None
+    """A = −exp(A_log), once the parameters no longer change."""
 
     def initialise(self, generator: torch.Generator | None = None) -> None:
         """Draw fresh parameters as the paper does."""
@@ -69,6 +72,10 @@ class Mixer(nn.Module):
     def forward(self, x: Tensor, state: LayerState | None, pack: Pack) -> tuple[Tensor, LayerState]:
         """(t, d) → (t, d) and the states after the kept segments."""
         raise NotImplementedError
+
+    def rates(self) -> Tensor:
+        """A, in float32: what `freeze` found, or from the parameter."""
+        return -torch.exp(self.A_log.float()) if self.frozen is None else self.frozen
 
     def step(self, x: Tensor, state: LayerState) -> Tensor:
         """One token a row, (b, d) → (b, d); the state (b, …) is updated in place."""
@@ -168,6 +175,14 @@ class RecurrentLanguageModel(nn.Module):
     def _stream(self, embedded: Tensor) -> Tensor:
         """The residual stream that blocks add to: float32 where the config asks for it."""
         return embedded.float() if self.residual_in_fp32 else embedded
+
+    def freeze(self) -> RecurrentLanguageModel:
+        """For inference: compute what depends on parameters alone, which must not change from now on."""
+        self.requires_grad_(False)
+        for block in self.backbone.layers:
+            mixer = cast(Mixer, block.mixer)
+            mixer.frozen = mixer.rates()
+        return self
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits (…, v) in float32 of hidden vectors (…, d): ask only for the positions that are scored."""

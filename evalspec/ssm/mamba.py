@@ -99,7 +99,7 @@ class MambaMixer(Mixer):
         low_rank, B, C = torch.split(self.x_proj(u), [config.rank, config.state_size, config.state_size], dim=-1)
         # The bias joins in float32: Δ spans orders of magnitude, and 16 bit would round its smallest away.
         delta = F.softplus(F.linear(low_rank, self.dt_proj.weight).float() + self.dt_proj.bias.float())
-        A = -torch.exp(self.A_log.float())
+        A = self.rates()
         y, ends = self.scan(u, delta, A, B, C, self.D, pack=pack, state=None if state is None else state.ssm)
         return self.out_proj((y * F.silu(z)).to(x.dtype)), LayerState(conv, kept(ends, pack))
 
@@ -118,7 +118,7 @@ class MambaMixer(Mixer):
         y, ends = selective_scan_packed_triton(
             u,
             F.linear(low_rank, self.dt_proj.weight),
-            -torch.exp(self.A_log.float()),
+            self.rates(),
             B,
             C,
             self.D,
@@ -141,7 +141,7 @@ class MambaMixer(Mixer):
         u = causal_conv1d_step_triton(u, self.conv1d.weight[:, 0], self.conv1d.bias, state=state.conv, silu=True)
         low_rank, B, C = torch.split(self.x_proj(u), [config.rank, config.state_size, config.state_size], dim=-1)
         delta = F.linear(low_rank, self.dt_proj.weight)
-        A, bias = -torch.exp(self.A_log.float()), self.dt_proj.bias
+        A, bias = self.rates(), self.dt_proj.bias
         y = selective_scan_step_triton(u, delta, A, B, C, self.D, state=state.ssm, z=z, delta_bias=bias)
         return cast(Tensor, self.out_proj(y))
 

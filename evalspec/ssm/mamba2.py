@@ -104,7 +104,7 @@ class Mamba2Mixer(Mixer):
         y, ends = self.scan(
             torch.unflatten(u, 1, (config.num_heads, config.head_dim)),
             delta,
-            -torch.exp(self.A_log.float()),
+            self.rates(),
             torch.unflatten(B, 1, (config.n_groups, config.state_size)),
             torch.unflatten(C, 1, (config.n_groups, config.state_size)),
             self.D,
@@ -129,7 +129,7 @@ class Mamba2Mixer(Mixer):
         y = ssd_step_triton(
             torch.unflatten(u, 1, (config.num_heads, config.head_dim)),
             delta,
-            -torch.exp(self.A_log.float()),
+            self.rates(),
             torch.unflatten(B, 1, (config.n_groups, config.state_size)),
             torch.unflatten(C, 1, (config.n_groups, config.state_size)),
             self.D,

@@ -44,7 +44,7 @@ class RecurrentState:
 
 def kept(ends: Tensor, pack: Pack) -> Tensor:
     """Of the states after the segments `pack.ends`, those after the segments `pack.keep`."""
-    if len(pack.keep) == len(pack.ends):
+    if pack.rows is not None or len(pack.keep) == len(pack.ends):
         return ends
     return ends[torch.from_numpy(pack.slot[pack.keep]).to(ends.device)]
 

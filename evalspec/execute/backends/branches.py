@@ -20,6 +20,7 @@ from evalspec.execute.backends.kv import Segment
 from evalspec.execute.backends.tree_attention import FAR, Layout, Scoring, attend, beyond, merge, part_of, with_sinks
 
 Planes = tuple[Tensor, Tensor]
+WORTH = 512  # columns saved from which on a stretch is kept once: attending to it costs a call a layer and step
 
 
 def path_of(segments: Sequence[Segment | None]) -> tuple[list[Segment], list[list[tuple[int, int]]]]:
@@ -104,7 +105,7 @@ def branch(segments: Sequence[Segment], room: int, planes_of: Sequence[tuple[int
     private: list[list[Segment]] = [[] for _ in segments]
     for key, rows in users.items():
         contiguous = rows[-1] - rows[0] + 1 == len(rows)
-        if len(rows) > 1 and contiguous:
+        if contiguous and (len(rows) - 1) * parts[key].tokens >= WORTH:
             stretches.setdefault((rows[0], rows[-1] + 1), []).append(parts[key])
         else:
             for row in rows:

@@ -53,7 +53,7 @@ class NativeBackend(ForkingModel[PackedState, RecurrentState | Seated]):
         batch_tokens: int | None = None,
     ) -> None:
         """Run a model where its parameters are. `end_tokens` end an answer; `batch_tokens` bounds a batch."""
-        self.model = model.eval()
+        self.model = model.eval().freeze()
         head = model.lm_head.weight
         super().__init__(
             tokenizer,
@@ -66,7 +66,9 @@ class NativeBackend(ForkingModel[PackedState, RecurrentState | Seated]):
         self.graphs = GraphedSteps(model) if self.device.type == "cuda" else None
         self.version = f"{evalspec.__version__} (torch {torch.__version__})"
         with torch.inference_mode():
-            _, state = model(torch.zeros(1, 1, dtype=torch.long, device=self.device))
+            # A small pack: it says how large a state is, and has every kernel compiled or loaded before it is needed.
+            ids = torch.zeros(3, dtype=torch.long, device=self.device)
+            _, state = model(ids, None, Pack.of([1, 1, 1], [-1, 0, 0], 1, [0]))
         self._bytes = int(state.nbytes + head.shape[1] * head.element_size())
 
     def state_bytes(self, length: int) -> int:
