@@ -147,13 +147,15 @@ class _Walk:
         """Bytes of all states that are kept. One that only refers to its parent's memory counts what it adds."""
         kept = {node: self.depth[node] for node in self.states}
         kept.update((node, self.depth[node]) for node, _, _ in self.waiting)
+        size = self.backend.state_bytes
         if not self.backend.states_refer:
-            return sum(map(self.backend.state_bytes, kept.values()))
+            return sum(map(size, kept.values()))
         nodes = set(kept)
         for node in kept:
             while (node := self.parent[node]) >= 0 and node not in nodes:
                 nodes.add(node)
-        return self.backend.state_bytes(sum(self.length[node] for node in nodes))
+        # What does not grow with the length (recurrent states beside a KV cache) each state has for itself.
+        return size(sum(self.length[node] for node in nodes)) + (len(kept) - 1) * size(0)
 
     def _drop(self) -> None:
         """Drop states until the budget holds: first the one that is needed last, which is the shallowest."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,15 +13,21 @@ from tokenizers import Tokenizer as Fast
 from tokenizers import decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
+    BambaConfig,
     BloomConfig,
+    FalconH1Config,
     Gemma2Config,
     GPT2Config,
     GPTNeoXConfig,
+    JambaConfig,
+    Lfm2Config,
     LlamaConfig,
     Mamba2Config,
     MambaConfig,
     MistralConfig,
     PreTrainedTokenizerFast,
+    Qwen3NextConfig,
+    Zamba2Config,
 )
 
 from evalspec.errors import RunError
@@ -28,6 +35,7 @@ from evalspec.execute.backends.forking import ForkingModel
 from evalspec.execute.backends.native import NativeBackend
 from evalspec.execute.backends.transformers import TransformersBackend
 from evalspec.execute.protocols import DecodeRequest, Output, Span
+from evalspec.models.forking import why_fed_again
 from evalspec.models.tokens import Tokenizer
 from evalspec.plan.forest import Decoding
 from evalspec.ssm import checkpoints
@@ -55,6 +63,10 @@ SMALL: dict[str, Any] = {
     "bos_token_id": 1, "eos_token_id": 60, "pad_token_id": 0,
 }  # fmt: skip
 ATTENTION: dict[str, Any] = {**SMALL, "num_attention_heads": 4, "intermediate_size": 64, "initializer_range": 0.15}
+SSD: dict[str, Any] = {
+    "mamba_d_state": 8, "mamba_expand": 2, "mamba_n_heads": 8, "mamba_d_head": 8, "mamba_n_groups": 2,
+    "mamba_chunk_size": 16,
+}  # fmt: skip
 CONFIGS: dict[str, Callable[[], Any]] = {
     "llama": lambda: LlamaConfig(**ATTENTION, num_key_value_heads=2),
     "gpt2": lambda: GPT2Config(
@@ -72,7 +84,26 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "mamba2": lambda: Mamba2Config(
         **SMALL, state_size=8, num_heads=8, head_dim=8, n_groups=2, chunk_size=16, initializer_range=0.3
     ),
-}
+    # Mamba-2 and attention in turn; both in each layer; short convolutions; the gated delta rule
+    "bamba": lambda: BambaConfig(**ATTENTION, **SSD, num_key_value_heads=2, attn_layer_indices=[1]),
+    "falcon_h1": lambda: FalconH1Config(**ATTENTION, **SSD, num_key_value_heads=2, head_dim=8, mamba_d_ssm=64),
+    "lfm2": lambda: Lfm2Config(**ATTENTION, num_key_value_heads=2, layer_types=["conv", "full_attention", "conv"]),
+    "qwen3_next": lambda: Qwen3NextConfig(
+        **ATTENTION, num_key_value_heads=2, layer_types=["linear_attention", "full_attention", "linear_attention"],
+        head_dim=8, linear_key_head_dim=8, linear_value_head_dim=8, linear_num_key_heads=2, linear_num_value_heads=4,
+        num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32, shared_expert_intermediate_size=32,
+    ),
+    # Hybrids that transformers does not continue rightly
+    "jamba": lambda: JambaConfig(
+        **ATTENTION, num_key_value_heads=2, attn_layer_period=3, attn_layer_offset=1, expert_layer_period=2,
+        expert_layer_offset=1, num_experts=4, mamba_d_state=8,
+    ),
+    "zamba2": lambda: Zamba2Config(
+        **ATTENTION, layers_block_type=["mamba", "hybrid", "mamba"], mamba_d_state=8, mamba_expand=2, n_mamba_heads=8,
+        mamba_headdim=8, mamba_ngroups=2, chunk_size=16, num_mem_blocks=1, adapter_rank=4,
+    ),
+}  # fmt: skip
+FED_AGAIN = {"mamba", "jamba", "zamba2"}  # through transformers
 CASES = [("transformers", name) for name in CONFIGS] + [("native", "mamba"), ("native", "mamba2")]
 
 
@@ -300,10 +331,50 @@ def test_a_parent_stays_usable_after_its_children(case: tuple[ForkingModel[Any, 
     np.testing.assert_array_equal(before.logprobs, after.logprobs)
 
 
-def test_only_recurrent_models_in_transformers_cannot_fork() -> None:
-    assert {name: open_case("transformers", name).forks for name in CONFIGS} == {  # type: ignore[attr-defined]
-        name: not name.startswith("mamba") for name in CONFIGS
-    }
+@pytest.mark.parametrize("name", list(CONFIGS))
+def test_what_transformers_continues_wrongly_is_never_forked_and_known_beforehand(name: str) -> None:
+    config = peer(name).config
+    assert open_case("transformers", name).forks == (name not in FED_AGAIN)
+    assert (why_fed_again(json.loads(config.to_json_string())) is None) == (name not in FED_AGAIN)
+
+
+@pytest.mark.parametrize("name", ["mamba", "mamba2", "bamba", "jamba"])
+def test_sixteen_bits_hide_no_state_that_is_lost(name: str) -> None:
+    """By default weights, whose short texts hardly depend on what was read long before."""
+    config = CONFIGS[name]()
+    config.initializer_range = 0.02
+    torch.manual_seed(3)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    assert TransformersBackend(model).forks == (name not in FED_AGAIN)
+
+
+def test_time_steps_that_are_bounded_are_not_forked() -> None:
+    """transformers bounds them for several tokens and not for one: a state fed token by token would be another."""
+    config = Mamba2Config(**CONFIGS["mamba2"]().to_dict() | {"time_step_limit": (0.01, 0.2)})
+    assert not TransformersBackend(AutoModelForCausalLM.from_config(config)).forks
+    assert "bounds its time steps" in str(why_fed_again(json.loads(config.to_json_string())))
+
+
+def test_few_spans_a_pack_change_no_score() -> None:
+    """Recurrent states of one pack's spans stand in memory together, so that their number is bounded."""
+    backend = open_case("transformers", "bamba")
+    batch = [whole_span(tokens, keep=True) for tokens in sequences(7, 2, 20, seed=13)]
+    batch.insert(1, Span(np.array([5, 6], np.int32), 0, np.array([-1, 0]), np.array([5, 6])))
+    want = backend.extend(batch)
+    backend.most_spans = 2
+    for one, other in zip(want, backend.extend(batch), strict=True):
+        np.testing.assert_allclose(one.logprobs, other.logprobs, atol=1e-5)
+
+
+def test_a_model_that_is_fed_again_decodes_from_its_cache() -> None:
+    backend = open_case("transformers", "jamba")
+    fed: list[int] = []
+    hook = backend.model.get_input_embeddings().register_forward_pre_hook(  # type: ignore[attr-defined]
+        lambda module, args: fed.append(args[0].shape[1])
+    )
+    generate(backend, sequences(3, 9, 9), [Decoding(max_tokens=5)] * 3)
+    hook.remove()
+    assert sum(length > 1 for length in fed) == 2  # the prompts for their state, and once more for a cache
 
 
 @pytest.mark.parametrize("name", ["mamba", "mamba2"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, MambaConfig, MambaForCausalLM
+from transformers import BambaConfig, BambaForCausalLM, LlamaConfig, LlamaForCausalLM, MambaConfig, MambaForCausalLM
 
 from evalspec.execute.backends.native import NativeBackend
 from evalspec.execute.backends.transformers import TransformersBackend
@@ -20,7 +20,7 @@ TOKENIZER = Tokenizer(str(zoo_folder() / "mamba"))
 VOCABULARY = 1600
 
 
-@pytest.fixture(scope="module", params=["llama", "native mamba", "mamba through transformers"])
+@pytest.fixture(scope="module", params=["llama", "native mamba", "mamba through transformers", "bamba"])
 def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ForkingBackend:
     torch.manual_seed(0)
     if request.param == "llama":
@@ -33,6 +33,21 @@ def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
             num_key_value_heads=1,
         )
         return TransformersBackend(LlamaForCausalLM(config), TOKENIZER)
+    if request.param == "bamba":
+        hybrid = BambaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            attn_layer_indices=[1],
+            mamba_n_heads=4,
+            mamba_d_head=16,
+            mamba_d_state=8,
+            mamba_chunk_size=16,
+        )
+        return TransformersBackend(BambaForCausalLM(hybrid), TOKENIZER)
     mamba = MambaForCausalLM(MambaConfig(vocab_size=VOCABULARY, hidden_size=48, state_size=8, num_hidden_layers=2))
     if request.param != "native mamba":
         return TransformersBackend(mamba, TOKENIZER)

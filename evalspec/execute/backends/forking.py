@@ -67,6 +67,7 @@ class ForkingModel(ABC, Generic[Row, Batch]):
     version: str
     forks: bool = True
     states_refer: bool = False
+    most_spans: int | None = None  # in one pack
 
     def __init__(
         self,
@@ -176,7 +177,8 @@ class ForkingModel(ABC, Generic[Row, Batch]):
         """What fits into one pack from there on: (span, first token, behind the last), at least one token."""
         parts: list[tuple[int, int, int]] = []
         tokens, scored = self.batch_tokens, max(1, self.batch_bytes // (8 * self.vocab_size))
-        for at in range(number, len(spans)):
+        behind = len(spans) if self.most_spans is None else min(len(spans), number + self.most_spans)
+        for at in range(number, behind):
             span, begin = spans[at], offset if at == number else 0
             stop = min(len(span.tokens), begin + max(tokens, 0 if parts else 1))
             asked = np.sort(span.offsets[places_within(span, begin, stop)])
