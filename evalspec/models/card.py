@@ -17,6 +17,7 @@ from typing import Any
 
 from evalspec.errors import BackendError, ModelError, suggest
 from evalspec.models.cost import Cost, cost_of
+from evalspec.models.forking import why_fed_again
 from evalspec.models.tokens import Tokenizer
 from evalspec.spec.blocks import ModelBlock
 
@@ -73,6 +74,11 @@ class Model:
     def cost(self) -> Cost | None:
         """Formulas of its cost, where its architecture is known."""
         return cost_of(self.config)
+
+    @property
+    def fed_again(self) -> str | None:
+        """Why its backend cannot fork it, so that each request is fed from its beginning; None if it is forked."""
+        return why_fed_again(self.config) if self.backend == "transformers" else None
 
     @cached_property
     def weights_hash(self) -> str:

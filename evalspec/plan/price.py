@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from evalspec.models.card import Model
+from evalspec.models.card import NATIVE_TYPES, Model
 from evalspec.plan.compile import ModelPlan, Plan
-from evalspec.plan.forest import Forest
+from evalspec.plan.forest import Forest, alone
 from evalspec.tabular import bytes_text, table
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -35,6 +35,10 @@ class Price:
     requests: int
     prompt_tokens: int
     distinct_tokens: int
+    computed_tokens: int
+    """Prompt tokens that will be fed: the distinct ones, or each request's where the backend cannot fork the model."""
+    fed_again: str | None
+    """Why it cannot."""
     sharing: float
     longest: int
     trained_length: int | None
@@ -108,6 +112,7 @@ def _starts(forest: Forest) -> np.ndarray[Any, Any]:
 def price_of(part: ModelPlan) -> Price:
     """The price of one model's part of a plan."""
     model, forest = part.model, part.forest
+    fed = alone(forest) if model.fed_again else forest
     prompt_tokens = sum(sample.prompt_tokens for sample in part.samples)
     longest = max((len(request.tokens) for request in forest.requests), default=0)
     new_tokens = [request.decoding.max_tokens for request in forest.requests if request.decoding]
@@ -116,7 +121,7 @@ def price_of(part: ModelPlan) -> Price:
     if cost is not None:
         scored = sum(len(request.targets) for request in forest.requests)
         contexts = [len(request.tokens) for request in forest.requests if request.decoding]
-        flops = cost.flops(forest.length, _starts(forest), scored=scored)
+        flops = cost.flops(fed.length, _starts(fed), scored=scored)
         # The first new token is predicted by the prompt's last position, and the last one is never fed.
         flops += cost.decode_flops(np.asarray(new_tokens) - 1, contexts) if new_tokens else 0
         dtype = DTYPE_BYTES[_dtype(model)]
@@ -130,6 +135,8 @@ def price_of(part: ModelPlan) -> Price:
         requests=sum(len(sample.requests) for sample in part.samples),
         prompt_tokens=prompt_tokens,
         distinct_tokens=forest.distinct_tokens,
+        computed_tokens=fed.distinct_tokens,
+        fed_again=model.fed_again,
         sharing=prompt_tokens / max(1, forest.distinct_tokens),
         longest=longest,
         trained_length=model.trained_length,
@@ -192,7 +199,8 @@ def plan_table(plan: Plan) -> str:
         f"plan {plan.plan_id}: {plan.loaded.spec.name}, {len(plan.cells)} cells",
     )
     rows = []
-    for price in map(price_of, plan.models):
+    prices = [price_of(part) for part in plan.models]
+    for price in prices:
         seconds = None if price.seconds is None else f"{price.seconds:,.0f} s"
         fits = {True: "yes", False: "NO", None: "unknown"}[price.fits]
         rows.append(
@@ -201,6 +209,7 @@ def plan_table(plan: Plan) -> str:
                 price.backend,
                 price.prompt_tokens,
                 price.distinct_tokens,
+                price.computed_tokens,
                 f"{price.sharing:.1f}x",
                 bytes_text(price.state_bytes),
                 f"{price.flops / 1e9:,.0f} GF" if price.flops else None,
@@ -213,15 +222,21 @@ def plan_table(plan: Plan) -> str:
         "backend",
         "prompt tokens",
         "distinct",
+        "computed",
         "sharing",
         "state",
         "operations",
         "about",
         "memory, fits",
     )
-    notes = [
-        f"{price.model}: {price.truncated:,} prompts do not fit in the model and lose their left end"
-        for price in map(price_of, plan.models)
-        if price.truncated
-    ]
+    notes = []
+    for part, price in zip(plan.models, prices, strict=True):
+        if price.truncated:
+            notes.append(f"{price.model}: {price.truncated:,} prompts do not fit in the model and lose their left end")
+        if price.fed_again:
+            could = "; `backend: native` could fork it" if part.model.type in NATIVE_TYPES else ""
+            notes.append(
+                f"{price.model}: each request is fed from its beginning, {price.computed_tokens:,} tokens for "
+                f"{price.distinct_tokens:,} distinct ones, since {price.fed_again}{could}"
+            )
     return "\n".join([cells, "", table(columns, rows), *notes])

@@ -91,6 +91,20 @@ def test_the_contracts_keys_are_there_and_the_tokens_are_exact(tmp_path: Path) -
     assert "retriever=none" in plan_table(plan)
 
 
+def test_a_model_that_cannot_be_forked_is_said_and_priced_so(tmp_path: Path) -> None:
+    asked = spec()
+    asked["models"] = {"native": {"weights": "zoo/mamba"}, "other": {"weights": "zoo/mamba", "backend": "transformers"}}
+    plan = compile_plan(load(asked, root=project(tmp_path)))
+    native, other = plan_json(plan)["models"]
+    assert native["fed_again"] is None
+    assert "restarts its recurrence" in other["fed_again"]
+    assert native["computed_tokens"] == native["distinct_tokens"] == other["distinct_tokens"]
+    assert other["computed_tokens"] == sum(len(r.tokens) for r in plan.models[1].forest.requests)
+    assert other["flops"] > 2 * native["flops"]
+    (note,) = [line for line in plan_table(plan).splitlines() if line.startswith("other: ")]
+    assert "`backend: native` could" in note
+
+
 def test_retriever_none_is_one_cell_a_model(tmp_path: Path) -> None:
     plan = compiled(project(tmp_path))
     none = [c for c in plan.cells if c.params.get("tasks.ask.retrieval.retriever") == "none"]
