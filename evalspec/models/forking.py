@@ -37,7 +37,8 @@ def why_fed_again(config: Mapping[str, Any]) -> str | None:
 
 def _bounds(limit: Any) -> bool:
     """Whether a `time_step_limit` [least, most] is one; transformers writes infinity as {"__float__": "Infinity"}."""
-    if not isinstance(limit, list | tuple):
+    if not isinstance(limit, list | tuple) or len(limit) != 2:
         return False
-    plain = [value.get("__float__") if isinstance(value, Mapping) else value for value in limit]
-    return list(map(str, plain)) not in [["0.0", most] for most in ("inf", "Infinity")]
+    least, most = limit
+    most = most.get("__float__") if isinstance(most, Mapping) else most
+    return least != 0 or str(most) not in ("inf", "Infinity")
