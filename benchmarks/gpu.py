@@ -183,6 +183,8 @@ def main() -> None:
     for name in options.models:
         torch.cuda.reset_peak_memory_stats()
         backend = open_model(name)
+        if isinstance(backend, TransformersBackend):
+            print(f"{name}: fed by way of {type(backend.way).__name__} {backend.why_not_tree}", flush=True)
         if options.batch_tokens:
             backend.batch_tokens = options.batch_tokens
         if "score" in options.works:

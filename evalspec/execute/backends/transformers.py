@@ -76,6 +76,7 @@ class TransformersBackend(ForkingModel[Any, Any]):
     def _settle(self) -> Way[Any, Any]:
         """The first way that gives the model's own numbers."""
         trial = Trial(self._forward)
+        self.why_not_tree = "the model's cache holds more than keys and values, or it takes no positions"
         layout = trial.layout
         if layout is None:
             return Again(self._forward, None, self)
@@ -86,8 +87,9 @@ class TransformersBackend(ForkingModel[Any, Any]):
                 taken = tree.Tree(self._forward, layout)
                 if trial.forks(taken):
                     return taken
-            except ERRORS:
-                pass
+                self.why_not_tree = trial.why
+            except ERRORS as error:
+                self.why_not_tree = f"{type(error).__name__}: {error}"
             self.model.set_attn_implementation(before)
         rows = Rows(self._forward, layout, self)
         if not steps_differ(self.model) and trial.forks(rows):

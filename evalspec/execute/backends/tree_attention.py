@@ -10,7 +10,8 @@ without a mask, and small units, which run together with one:
     q2, a…d   ██████████████████████████│ █████               unit
 
 The parts of a row are merged by their log-sum-exp (Juravsky et al., Hydragen, arXiv 2402.05099): with part i's output
-o_i and ℓ_i = log Σ exp(score), ℓ = log Σ exp ℓ_i and o = Σ exp(ℓ_i − ℓ) o_i.
+o_i and ℓ_i = log Σ exp(score), ℓ = log Σ exp ℓ_i and o = Σ exp(ℓ_i − ℓ) o_i. On a GPU with Triton, a pack's attention
+is one launch instead (`tree_attention_triton`).
 
 Glossary: H heads · t, s rows and columns · D head size · a head of queries reads key head ⌊head · H_kv / H⌋
 """
@@ -18,7 +19,9 @@ Glossary: H heads · t, s rows and columns · D head size · a head of queries r
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from importlib.util import find_spec
 
 import numpy as np
 import torch
@@ -52,15 +55,24 @@ class Units:
 class Layout:
     """How a pack's attention falls into parts.
 
-    Every token is in one `trunk` (rows that attend causally to each other) or in one unit; rectangles bring the rest.
-    `position` (t,) and `past_position` (s,) count from a sequence's start.
+    Every token is in one `trunk` (rows that attend causally to each other) or in one of the `small` subtrees;
+    rectangles bring the rest. `position` (t,) and `past_position` (s,) count from a sequence's start; `reach` (t,) is
+    the pack's.
     """
 
     trunks: tuple[tuple[int, int], ...]
-    units: tuple[Units, ...]
+    small: tuple[tuple[int, int], ...]
     rectangles: tuple[Rectangle, ...]
     position: Tensor
     past_position: Tensor
+    reach: Ints
+    kept: dict[tuple[object, ...], object] = field(default_factory=dict)
+    """What a kernel has made of it, for the layers to come."""
+
+    @cached_property
+    def units(self) -> tuple[Units, ...]:
+        """The small subtrees, in groups."""
+        return _units(self.small, self.reach, self.position.device)
 
 
 @dataclass(frozen=True)
@@ -76,7 +88,6 @@ class Scoring:
 
 def lay_out(pack: Pack, past: Sequence[Sequence[tuple[int, int]]], position: Tensor, past_position: Tensor) -> Layout:
     """The parts of a pack's attention. `past[g]`: the ranges of columns before the pack that are given state g."""
-    device = position.device
     rectangles: list[Rectangle] = []
     start, stop, below = (values.tolist() for values in (pack.start, pack.stop, pack.below))
     origin = pack.origin.tolist()
@@ -99,8 +110,7 @@ def lay_out(pack: Pack, past: Sequence[Sequence[tuple[int, int]]], position: Ten
         (trunks if end - begin > UNIT else small).append((begin, end))
         if last > end:
             rectangles.append(Rectangle((end, last), (begin, end), own=True))
-    units = _units(small, pack.reach, device)
-    return Layout(tuple(trunks), units, tuple(rectangles), position, past_position)
+    return Layout(tuple(trunks), tuple(small), tuple(rectangles), position, past_position, pack.reach)
 
 
 def _units(ranges: Sequence[tuple[int, int]], reach: Ints, device: torch.device) -> tuple[Units, ...]:
@@ -137,6 +147,10 @@ def attend(
         before it.
     Returns: (H, t, D).
     """
+    if query.is_cuda and _triton_is_here():
+        from evalspec.execute.backends.tree_attention_triton import tree_attention_triton
+
+        return tree_attention_triton(query, keys, values, past, layout, scoring)
     output = torch.empty(*query.shape[:2], values.shape[-1], dtype=query.dtype, device=query.device)
     total = torch.empty(query.shape[:2], dtype=torch.float32, device=query.device)  # log-sum-exp
     position = layout.position
@@ -167,6 +181,12 @@ def attend(
         o, its = part_of(query[None, :, rows], k[None, :, columns], v[None, :, columns], scoring, mask=near)
         merge(output[:, rows], total[:, rows], o[0], its[0])
     return with_sinks(output, total, scoring)
+
+
+@cache
+def _triton_is_here() -> bool:
+    """The CPU build of torch comes without it."""
+    return find_spec("triton") is not None
 
 
 FAR = -1e30
@@ -200,44 +220,50 @@ def merge(output: Tensor, total: Tensor, other: Tensor, its_total: Tensor) -> No
 def part_of(
     query: Tensor, keys: Tensor, values: Tensor, scoring: Scoring, *, mask: Tensor | None = None, causal: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Softmax attention and its log-sum-exp, by the fused kernels that stand behind scaled_dot_product_attention.
+    """Softmax attention and its log-sum-exp, by the fused kernels behind scaled_dot_product_attention where they serve.
 
     Args: query (n, H, t, D) · keys, values (n, H_kv, s, D) · mask (n or 1, 1, t, s), added to the scores.
     Returns: output (n, H, t, D) in query's dtype, log-sum-exp (n, H, t) in float32.
     """
+    device, aten = query.device.type, torch.ops.aten
     groups = query.shape[1] // keys.shape[1]
+    # CUDA's kernel that gives the log-sum-exp fails at some masks (and what it gives on ROCm differs by version).
+    narrow = query.dtype in (torch.float16, torch.bfloat16, torch.float32) and query.shape[-1] == values.shape[-1]
+    fused = narrow and (device == "cpu" or (device == "cuda" and torch.version.hip is None and mask is None))
+    if scoring.softcap is not None or not fused or not keys.shape[2]:
+        return _plain(query, keys, values, scoring, mask, causal)
     if groups > 1:
         keys, values = (tensor.repeat_interleave(groups, dim=1) for tensor in (keys, values))
-    if scoring.softcap is not None:
-        return _capped(query, keys, values, scoring, mask, causal)
-    aten = torch.ops.aten
-    if query.device.type == "cpu":
+    if device == "cpu":
         if mask is not None:
             mask = mask.to(query.dtype).expand(query.shape[0], 1, -1, -1)
         output, total = aten._scaled_dot_product_flash_attention_for_cpu(
             query, keys, values, 0.0, causal, attn_mask=mask, scale=scoring.scale
         )
         return output, total
-    if mask is not None:
-        # The kernel reads the mask in aligned rows: it is cut from a wider one.
-        wide = torch.nn.functional.pad(mask.to(query.dtype), (0, -mask.shape[-1] % 16))
-        mask = wide[..., : mask.shape[-1]].expand(query.shape[0], query.shape[1], -1, -1)
+    if query.shape[-1] % 8:
+        return _plain(query, keys, values, scoring, mask, causal)
     output, total, _, _ = aten._scaled_dot_product_efficient_attention(
-        query, keys, values, mask, True, 0.0, causal, scale=scoring.scale
+        query.contiguous(), keys.contiguous(), values.contiguous(), None, True, 0.0, causal, scale=scoring.scale
     )
     return output, total[:, :, : query.shape[2]]
 
 
-def _capped(
+def _plain(
     query: Tensor, keys: Tensor, values: Tensor, scoring: Scoring, mask: Tensor | None, causal: bool
 ) -> tuple[Tensor, Tensor]:
-    """The same with capped scores, which no fused kernel has: cap · tanh(score / cap)."""
-    cap = scoring.softcap or 1.0
-    scores = torch.matmul(query.float(), keys.float().transpose(-1, -2)) * scoring.scale
-    scores = torch.tanh(scores / cap) * cap
+    """The same by two products in float32: with capped scores, cap · tanh(score / cap), and where no kernel is sure."""
+    n, heads, rows, size = query.shape
+    # Heads that read the same keys become rows of one product: no key is copied for each.
+    queries = query.float().reshape(n, keys.shape[1], -1, size)
+    scores = torch.matmul(queries, keys.float().transpose(-1, -2)).reshape(n, heads, rows, -1) * scoring.scale
+    if scoring.softcap is not None:
+        scores = torch.tanh(scores / scoring.softcap) * scoring.softcap
     if mask is not None:
         scores = scores + mask
     if causal:
         scores = scores.masked_fill(torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1), FAR)
     total = scores.logsumexp(-1)
-    return torch.matmul((scores - total[..., None]).exp(), values.float()).to(query.dtype), total
+    weights = (scores - total[..., None]).exp().reshape(n, keys.shape[1], -1, keys.shape[2])
+    output = torch.matmul(weights, values.float()).reshape(n, heads, rows, -1)
+    return output.to(query.dtype), total

@@ -38,6 +38,8 @@ class Trial:
         self._tokens = torch.stack([spread, torch.cat([spread[:4], spread[4:].flip(0)])])
         self._expected = forward.model(input_ids=self._tokens, use_cache=False).logits.float()
         self.layout: kv.Layout | None = None
+        self.why = ""
+        """Why the last way that was tried is none."""
         self._states: list[Tensor] = []  # after the first sequence
         try:
             output = forward.model(input_ids=self._tokens[:1], use_cache=True)
@@ -75,8 +77,10 @@ class Trial:
             found.append(logits)
             logits, _ = way.step(one[[6]], way.select(batch, [1]))
             found.append(logits)
-        except ERRORS:
+        except ERRORS as error:
+            self.why = f"{type(error).__name__}: {error}"
             return False
+        self.why = "its numbers are not those of the model's own forward pass"
         assert self.layout is not None
         states = self.layout.states_of(seven)
         return self._near(torch.cat(found), torch.cat([expected, a[[4, 5, 6]]])) and all(
