@@ -133,7 +133,8 @@ class Pack:
         slots = self.given * width
         back = np.arange(-1, slots + self.tokens - 1)
         back[0 : slots : width or 1] = np.arange(0, slots, width or 1)  # before a state's first slot: never asked for
-        above = np.where(self.parent >= 0, slots + self.stop[self.parent] - 1, (-self.parent) * width - 1)
+        last = self.stop[np.maximum(self.parent, 0)] - 1  # of the parent, if that is a segment
+        above = np.where(self.parent >= 0, slots + last, (-self.parent) * width - 1)
         back[slots + self.start] = above
         return back
 
