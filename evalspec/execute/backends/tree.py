@@ -97,19 +97,18 @@ class Tree(Way[kv.Segment, branches.Branches]):
         if len(call.seen) != self._layers:
             name = type(self._forward.model).__name__
             raise ModelError(f"{name} calls attention {len(call.seen)} times for {self._layers} layers")
+        needed: set[int] = set()  # the kept segments and those on their paths
+        for number in pack.keep.tolist():
+            while number >= 0 and number not in needed:
+                needed.add(number)
+                number = int(pack.parent[number])
         made: dict[int, kv.Segment] = {}
-
-        def segment_of(number: int) -> kv.Segment:
-            if number not in made:
-                above = int(pack.parent[number])
-                parent = segment_of(above) if above >= 0 else given[-1 - above]
-                begin, stop = int(pack.start[number]), int(pack.stop[number])
-                flat = [plane[:, begin:stop] for layer in call.seen for plane in layer]
-                stacked = tuple(torch.stack([flat[at] for at in group]) for group in self._layout.planes)
-                made[number] = kv.Segment(stacked, parent, ends[number])
-            return made[number]
-
-        return Fed(logits, vectors, [segment_of(number) for number in pack.keep.tolist()])
+        for number in sorted(needed):
+            above, begin, stop = (int(values[number]) for values in (pack.parent, pack.start, pack.stop))
+            flat = [plane[:, begin:stop] for layer in call.seen for plane in layer]
+            stacked = tuple(torch.stack([flat[at] for at in group]) for group in self._layout.planes)
+            made[number] = kv.Segment(stacked, made[above] if above >= 0 else given[-1 - above], ends[number])
+        return Fed(logits, vectors, [made[number] for number in pack.keep.tolist()])
 
     def gather(self, rows: Sequence[kv.Segment], room: int) -> branches.Branches:
         """What several rows have read stands once for them."""
