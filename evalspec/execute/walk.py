@@ -8,8 +8,9 @@ states but those on the path that later nodes continue, and those of prompts tha
                              │   └───│ 4               the state after 0 too, for 5
                              └───────│ 5
 
-States have a budget in bytes. Over it, prompts that wait are answered first; then states are dropped, the one that is
-needed last before the others, and fed again when their turn comes.
+States have a budget in bytes. Where it has no room for the next prompt's, those that wait are answered first; of the
+path's, those that are cheapest to feed again are left out, and fed again when their turn comes. No more is ever held
+than the budget, or two states where it has no room for them: one that is continued, and one that this gives.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import hashlib
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +55,40 @@ def stream_of(request: Request) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=7).digest(), "big")
 
 
+class _Held:
+    """The nodes whose states are kept, and how many bytes that takes; a node may be held for several reasons.
+
+    A state that only refers to its parent's memory holds its parent, and counts what it adds.
+    """
+
+    def __init__(self, backend: ForkingBackend, parent: list[int], length: list[int], depth: list[int]) -> None:
+        self.parent = parent if backend.states_refer else None
+        self.tokens = length if backend.states_refer else depth
+        self.state_bytes = backend.state_bytes
+        self.reasons: dict[int, int] = {}
+        self.bytes = 0
+
+    def add(self, node: int) -> None:
+        """Hold a node for one more reason."""
+        while node >= 0:
+            reasons = self.reasons.get(node, 0)
+            self.reasons[node] = reasons + 1
+            if reasons:
+                return
+            self.bytes += self.state_bytes(self.tokens[node])
+            node = self.parent[node] if self.parent else -1
+
+    def remove(self, node: int) -> None:
+        """One reason less."""
+        while node >= 0:
+            self.reasons[node] -= 1
+            if self.reasons[node]:
+                return
+            del self.reasons[node]
+            self.bytes -= self.state_bytes(self.tokens[node])
+            node = self.parent[node] if self.parent else -1
+
+
 class _Walk:
     """One pass over a forest. Scored positions are found beforehand: `wanted[node]` lists (offset, token)."""
 
@@ -63,19 +98,25 @@ class _Walk:
         self.length = forest.length.tolist()
         self.parent = forest.parent.tolist()
         self.depth: list[int] = []  # tokens from the root to the end of each node
+        self.level: list[int] = []  # nodes above each
         self.last_child = [-1] * len(self.parent)
         for node, above in enumerate(self.parent):
             self.depth.append(self.length[node] + (self.depth[above] if above >= 0 else 0))
+            self.level.append(self.level[above] + 1 if above >= 0 else 0)
             if above >= 0:
                 self.last_child[above] = node
         self.ends: dict[int, list[int]] = defaultdict(list)
+        self.generates: set[int] = set()
         for number, leaf in enumerate(forest.leaf.tolist()):
             self.ends[leaf].append(number)
+            if forest.requests[number].decoding:
+                self.generates.add(leaf)
         self.wanted: dict[int, dict[tuple[int, int], int]] = defaultdict(dict)
         self.slots = [self._slots(number) for number in range(len(forest.requests))]
         self.scored: dict[int, Extended] = {}
-        self.states: dict[int, State] = {}  # after nodes that later ones continue
-        self.waiting: list[tuple[int, int, State]] = []  # prompts to be answered: node, request, state
+        self.states: dict[int, State] = {}  # after nodes of the path that later ones continue
+        self.waiting: dict[int, State] = {}  # after prompts that are to be answered
+        self.held = _Held(backend, self.parent, self.length, self.depth)  # both, and the next pack's prompts
         self.uncounted = dict(enumerate(self.length))
         self.again = 0  # tokens fed again since the last result
 
@@ -94,91 +135,158 @@ class _Walk:
         return found[::-1]
 
     def run(self) -> Iterator[Result]:
-        node, count = 0, len(self.length)
-        while node < count:
-            stop, tokens = node + 1, self.length[node]
-            while stop < count and tokens + self.length[stop] <= self.backend.batch_tokens:
-                tokens += self.length[stop]
-                stop += 1
+        node, per_token = 0, 0.0
+        while node < len(self.length):
             began = time.perf_counter()
-            for above in {self.parent[n] for n in range(node, stop) if 0 <= self.parent[n] < node}:
-                self._bring_back(above)
-            self._feed(range(node, stop))
-            per_token = (time.perf_counter() - began) / tokens
+            fed = self._bring_back(node)
+            stop = self._stretch(node)
+            path = [at for at in range(node, stop) if self.last_child[at] >= stop]
+            if self.waiting and not self._fit(path):
+                spent = time.perf_counter() - began
+                yield from self._answer(per_token)
+                began = time.perf_counter() - spent
+            self._feed(range(node, stop), path)
+            fed += sum(self.length[node:stop])
+            per_token = (time.perf_counter() - began) / fed
             yield from self._finished(range(node, stop), per_token)
             node = stop
-            self.states = {above: state for above, state in self.states.items() if self.last_child[above] >= node}
-            if self.waiting and self._held() > self.budget:
+            self._keep([above for above in self.states if self.last_child[above] >= node])
+            if self.waiting and not self._fit(self._needed_next(node)):
                 yield from self._answer(per_token)
-            self._drop()
+            self._keep(self._affordable(list(self.states), at_least=1))
         if self.waiting:
-            yield from self._answer(0.0)
+            yield from self._answer(per_token)
 
     # Feeding ---------------------------------------------------------------------------------------------------------
 
-    def _feed(self, nodes: range) -> None:
-        """Feed consecutive nodes; keep the states that are needed afterwards, and the log-probabilities."""
+    def _stretch(self, node: int) -> int:
+        """Behind the last node of the pack that begins here; the states of its prompts are held from now on.
+
+        It ends where tokens or memory end, or before a node whose parent's state was left out. Where tokens end, it
+        ends in its last quarter at the node for whose sake the fewest states have to be kept.
+        """
+        prompts = []
+        stop, tokens, early = node, 0, node + 1
+        while stop < len(self.length):
+            above = self.parent[stop]
+            tokens += self.length[stop]
+            if stop > node:
+                if 0 <= above < node and above not in self.states:
+                    break
+                if tokens > self.backend.batch_tokens:
+                    stop = max(range(min(early, stop), stop + 1), key=lambda at: (-self.level[at], at))
+                    break
+                if stop in self.generates and not self._fit([stop]):
+                    break
+            if stop in self.generates:
+                prompts.append(stop)
+                self.held.add(stop)
+            if stop == node and above >= 0:
+                self._keep(self._affordable(list(self.states), fixed=[above]))
+            stop += 1
+            if 4 * tokens <= 3 * self.backend.batch_tokens:
+                early = stop + 1
+        for beyond in prompts:
+            if beyond >= stop:
+                self.held.remove(beyond)
+        return stop
+
+    def _fit(self, nodes: Sequence[int]) -> bool:
+        """Whether the budget has room for these nodes' states beside all that are held."""
+        for node in nodes:
+            self.held.add(node)
+        room = self.held.bytes <= self.budget
+        for node in nodes:
+            self.held.remove(node)
+        return room
+
+    def _needed_next(self, node: int) -> list[int]:
+        """Nodes whose states will be held in addition when this one is fed: its own, its parent's."""
+        if node == len(self.parent):
+            return []
+        above = self.parent[node]
+        own = [node] if node in self.generates else []
+        return own if above < 0 or above in self.states else [above, *own]
+
+    def _feed(self, nodes: range, path: Sequence[int]) -> None:
+        """Feed consecutive nodes; keep the log-probabilities, and the states of prompts and of the path from here."""
+        kept = set(self._affordable([*self.states, *path], fixed=self.states))
         spans = []
         for node in nodes:
             above = self.parent[node]
             parent = above - nodes.start if above >= nodes.start else self.states[above] if above >= 0 else None
             offsets, targets = self._asked(node)
-            keep = self.last_child[node] >= nodes.stop or self._generates(node)
+            keep = node in kept or node in self.generates
             spans.append(Span(self.forest.node_tokens(node), parent, offsets, targets, keep))
         for node, extended in zip(nodes, self.backend.extend(spans), strict=True):
             if node in self.wanted:
                 self.scored[node] = Extended(None, extended.logprobs, extended.greedy)
-            if self.last_child[node] >= nodes.stop:
+            if node in kept:
                 self.states[node] = extended.state
-            for number in self.ends.get(node, ()):
-                if self.forest.requests[number].decoding:
-                    self.waiting.append((node, number, extended.state))
+                self.held.add(node)
+            if node in self.generates:
+                self.waiting[node] = extended.state
 
     def _asked(self, node: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         pairs = np.asarray(list(self.wanted.get(node, ())), np.int64).reshape(-1, 2)
         return pairs[:, 0], pairs[:, 1]
 
-    def _generates(self, node: int) -> bool:
-        return any(self.forest.requests[number].decoding for number in self.ends.get(node, ()))
+    # States of the path ----------------------------------------------------------------------------------------------
 
-    # States ----------------------------------------------------------------------------------------------------------
+    def _bring_back(self, node: int) -> int:
+        """Feed the way to a node whose parent's state was left out, from the nearest state there is: how many tokens.
 
-    def _held(self) -> int:
-        """Bytes of all states that are kept. One that only refers to its parent's memory counts what it adds."""
-        kept = {node: self.depth[node] for node in self.states}
-        kept.update((node, self.depth[node]) for node, _, _ in self.waiting)
-        size = self.backend.state_bytes
-        if not self.backend.states_refer:
-            return sum(map(size, kept.values()))
-        nodes = set(kept)
-        for node in kept:
-            while (node := self.parent[node]) >= 0 and node not in nodes:
-                nodes.add(node)
-        # What does not grow with the length (recurrent states beside a KV cache) each state has for itself.
-        return size(sum(self.length[node] for node in nodes)) + (len(kept) - 1) * size(0)
-
-    def _drop(self) -> None:
-        """Drop states until the budget holds: first the one that is needed last, which is the shallowest."""
-        if self.backend.states_refer:
-            return  # those of a path are parts of the deepest one's memory: dropping them would free nothing
-        for node in sorted(self.states):
-            if self._held() <= self.budget or len(self.states) == 1:
-                break
-            del self.states[node]
-
-    def _bring_back(self, node: int) -> None:
-        """Feed the way to a node whose state was dropped, from the nearest state that is left."""
-        way = []
-        while node >= 0 and node not in self.states:
-            way.append(node)
-            node = self.parent[node]
+        States on the way that are needed later are kept again, as far as the budget goes.
+        """
+        way: list[int] = []
+        above = self.parent[node]
+        while above >= 0 and above not in self.states:
+            way.append(above)
+            above = self.parent[above]
         if not way:
-            return
-        tokens = np.concatenate([self.forest.node_tokens(above) for above in reversed(way)])
-        start = self.states[node] if node >= 0 else None
-        (fed,) = self.backend.extend([Span(tokens, start, keep=True)])
-        self.states[way[0]] = fed.state
-        self.again += len(tokens)
+            return 0
+        way.reverse()
+        start = [above] if above >= 0 else []
+        needed = [at for at in way if self.last_child[at] >= node]
+        kept = set(self._affordable([*self.states, *needed], fixed=[*start, way[-1]]))
+        self._keep(kept)
+        spans = [
+            Span(self.forest.node_tokens(at), number - 1 if number else self.states.get(above), keep=at in kept)
+            for number, at in enumerate(way)
+        ]
+        for at, extended in zip(way, self.backend.extend(spans), strict=True):
+            if at in kept:
+                self.states[at] = extended.state
+                self.held.add(at)
+        fed: int = sum(self.length[at] for at in way)
+        self.again += fed
+        return fed
+
+    def _affordable(self, nodes: list[int], *, fixed: Collection[int] = (), at_least: int = 0) -> list[int]:
+        """Of these nodes of one path, those whose states the budget has room for, `fixed` in any case.
+
+        The one that is cheapest to feed again from the one before it is left out first.
+        """
+        kept = sorted(nodes)
+        if self.backend.states_refer:
+            return kept  # those of a path are parts of the deepest one's memory: leaving them out would free nothing
+        size = {node: self.backend.state_bytes(self.depth[node]) for node in kept}
+        held = self.held.bytes + sum(size[node] for node in kept if node not in self.held.reasons)
+        while held > self.budget and len(kept) > at_least:
+            before = [0, *(self.depth[node] for node in kept)]
+            free = [(self.depth[node] - before[at], node) for at, node in enumerate(kept) if node not in fixed]
+            if not free:
+                break
+            _, cheapest = min(free)
+            kept.remove(cheapest)
+            held -= size[cheapest]
+        return kept
+
+    def _keep(self, nodes: Collection[int]) -> None:
+        """Drop all states of the path but these."""
+        for node in set(self.states).difference(nodes):
+            del self.states[node]
+            self.held.remove(node)
 
     # Results ---------------------------------------------------------------------------------------------------------
 
@@ -210,15 +318,16 @@ class _Walk:
 
     def _answer(self, per_token: float) -> Iterator[Result]:
         """Generate for all prompts that wait."""
-        waiting, self.waiting = self.waiting, []
-        nodes = {number: node for node, number, _ in waiting}
-        asked = []
-        for _, number, _ in waiting:
-            request = self.forest.requests[number]
-            assert request.decoding is not None
-            asked.append(DecodeRequest(request.decoding, number, request.repeat, stream_of(request)))
-        states = [state for _, _, state in waiting]
-        del waiting
+        waiting, self.waiting = self.waiting, {}
+        nodes: dict[int, int] = {}
+        asked, states = [], []
+        for node, state in waiting.items():
+            for number in self.ends[node]:
+                request = self.forest.requests[number]
+                if request.decoding:
+                    nodes[number] = node
+                    asked.append(DecodeRequest(request.decoding, number, request.repeat, stream_of(request)))
+                    states.append(state)
         before = time.perf_counter()
         for output in self.backend.decode(states, asked):
             now = time.perf_counter()
@@ -233,3 +342,5 @@ class _Walk:
                 seconds=per_token * fed + now - before,
             )
             before = time.perf_counter()
+        for node in waiting:
+            self.held.remove(node)
