@@ -34,6 +34,13 @@ class Meter:
         self.computed = 0
         self.seconds = 0.0
         self.output = dict.fromkeys(self.cells, 0)
+        # What a cell asks never changes, and rows are wanted at every commit.
+        self.prompt, self.requests, self.longest = (dict.fromkeys(self.cells, 0) for _ in range(3))
+        for sample in part.samples:
+            cell = sample.cell.cell_id
+            self.prompt[cell] += sample.prompt_tokens
+            self.requests[cell] += len(sample.requests)
+            self.longest[cell] = max(self.longest[cell], *(len(request.tokens) for request in sample.requests))
         self.peak: int | None = None
 
     def add(self, computed: int, seconds: float) -> None:
@@ -49,22 +56,21 @@ class Meter:
         rows: list[dict[str, object]] = []
         for cell in self.cells:
             earlier = self.before.get(cell, {})
-            own = [sample for sample in self.part.samples if sample.cell.cell_id == cell]
             computed = made[cell] + (earlier.get("computed_tokens") or 0)
             output = self.output[cell] + (earlier.get("output_tokens") or 0)
             seconds = self.seconds * work[cell] / all_work + (earlier.get("seconds") or 0)
             rows.append(
                 {
                     "cell_id": cell,
-                    "prompt_tokens": sum(sample.prompt_tokens for sample in own),
+                    "prompt_tokens": self.prompt[cell],
                     "distinct_tokens": self.distinct.get(cell, 0.0),
                     "computed_tokens": computed,
                     "output_tokens": output,
-                    "requests": sum(len(sample.requests) for sample in own),
+                    "requests": self.requests[cell],
                     "seconds": seconds,
                     "tokens_per_second": (computed + output) / seconds if seconds else None,
                     "peak_memory_bytes": self.peak,
-                    "state_bytes": state_bytes(self.part.model, max(len(r.tokens) for s in own for r in s.requests)),
+                    "state_bytes": state_bytes(self.part.model, self.longest[cell]),
                 }
             )
         return rows
