@@ -142,7 +142,8 @@ class _Work:
         self.cached += len(reused)
         if forest is None:
             return
-        self.progress.begin(part.model.name, forest.distinct_tokens, len(pending))
+        new_tokens = sum(request.decoding.max_tokens for request in forest.requests if request.decoding)
+        self.progress.begin(part.model.name, forest.distinct_tokens, len(pending), new_tokens)
         batch: list[tuple[Sample, Answer]] = []
         last = time.perf_counter()
         for sample, answer in _answers(pending, forest, walk(forest, backend), meter, self.progress):
@@ -188,7 +189,9 @@ def _answers(
     for result in results:
         found[result.request] = result
         meter.add(result.computed_tokens, result.seconds)
-        progress.advance(result.computed_tokens)
+        decoding = forest.requests[result.request].decoding
+        spared = decoding.max_tokens - result.output_tokens if decoding else 0
+        progress.advance(result.computed_tokens, result.output_tokens, spared)
         users = waiting.pop(result.request, [])
         if users:
             meter.output[pending[users[0]].cell.cell_id] += result.output_tokens
