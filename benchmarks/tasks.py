@@ -1,8 +1,12 @@
-"""The benchmark's tasks, written for both sides: rows as JSON Lines, an evalspec spec, a task YAML of lm-eval."""
+"""The benchmark's tasks, written for both sides: rows as JSON Lines, an evalspec spec, a task YAML of lm-eval.
+
+python -m benchmarks.tasks FOLDER       writes them there, with their models, and says where the specs are
+"""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from benchmarks.models import model_folders
 from benchmarks.text import STOP, Row, Sizes, choice_rows, document_rows, reasoning_rows
 
 QUESTION = "Question: {{ question }}\nAnswer:"
@@ -130,3 +135,9 @@ def _document(folder: Path, sizes: Sizes) -> dict[str, Any]:
         "prompt": {"template": "{{ document }}\n\n" + QUESTION, "target": "{{ answer }}"},
         "metrics": ["perplexity"],
     }
+
+
+if __name__ == "__main__":
+    work = Path(sys.argv[1]).resolve()
+    for written in write_works(work / "data", model_folders(work), Sizes()):
+        print(written.spec)
