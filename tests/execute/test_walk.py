@@ -51,8 +51,16 @@ CONFIGS: dict[str, Callable[[], Any]] = {
         **ATTENTION, num_key_value_heads=2, sliding_window=WINDOW
     ),
     "bamba, a hybrid": lambda: BambaConfig(
-        **SMALL, intermediate_size=48, num_attention_heads=2, num_key_value_heads=1, attn_layer_indices=[1],
-        mamba_n_heads=4, mamba_d_head=16, mamba_d_state=8, mamba_chunk_size=16, initializer_range=0.15,
+        **SMALL,
+        intermediate_size=48,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        attn_layer_indices=[1],
+        mamba_n_heads=4,
+        mamba_d_head=16,
+        mamba_d_state=8,
+        mamba_chunk_size=16,
+        initializer_range=0.15,
     ),
     "mamba": lambda: MambaConfig(**SMALL, state_size=8, initializer_range=0.3),
     "mamba2": lambda: Mamba2Config(
