@@ -160,10 +160,10 @@ def by_triton(monkeypatch: pytest.MonkeyPatch, found: Forest, given, scoring: Sc
     [
         ("plain", 2, 16, 16),
         ("plain", 1, 80, 80),
-        ("window", 4, 24, 40),
+        ("window", 4, 40, 40),
         ("wide window", 2, 80, 80),
         ("softcap", 1, 16, 16),
-        ("sinks", 4, 96, 16),
+        ("sinks", 4, 96, 96),
         ("all", 2, 80, 80),
     ],
 )
@@ -234,7 +234,9 @@ def test_a_heads_size_is_taken_in_two_parts() -> None:
         24: (32, 0),
         64: (64, 0),
         80: (64, 16),
-        96: (64, 32),
+        96: (128, 0),
+        144: (128, 16),
+        160: (256, 0),
         112: (128, 0),
         256: (256, 0),
     }

@@ -64,14 +64,15 @@ def shape_for(size: int, dtype: torch.dtype, amd: bool, plain: bool) -> Shape:
 
 
 def parts_of(size: int) -> tuple[int, int]:
-    """A head's size as a power of two and the rest, at least 16 or 0: 80 = 64 + 16; 96 is taken as 128.
+    """A head's size as a power of two and a rest of 16 or 0: 80 = 64 + 16; 96 is taken as 128.
 
-    A rest of more than a quarter saves little, and of half the main part it came out wrong on an H200 (triton 3.6 read
-    shared memory out of bounds there: 32 + 16 and 64 + 32, while 64 + 16 is right).
+    No other rest: 32 + 16, 64 + 32 and 128 + 32 came out wrong on an H200, where the code that triton 3.6 made read
+    shared memory out of bounds; 64 + 16 and 128 + 16 are right.
     """
     main = max(16, 1 << (size.bit_length() - 1))
-    rest = max(16, _power_of_two(size - main)) if size > main else 0
-    return (2 * main, 0) if 4 * rest > main else (main, rest)
+    if size == main:
+        return main, 0
+    return (main, 16) if main >= 64 and size - main <= 16 else (2 * main, 0)
 
 
 @dataclass(frozen=True)
