@@ -70,7 +70,7 @@ def parts_of(size: int) -> tuple[int, int]:
     shared memory out of bounds; 64 + 16 and 128 + 16 are right.
     """
     main = max(16, 1 << (size.bit_length() - 1))
-    if size == main:
+    if size <= main:
         return main, 0
     return (main, 16) if main >= 64 and size - main <= 16 else (2 * main, 0)
 
