@@ -58,35 +58,49 @@ def stream_of(request: Request) -> int:
 class _Held:
     """The nodes whose states are kept, and how many bytes that takes; a node may be held for several reasons.
 
-    A state that only refers to its parent's memory holds its parent, and counts what it adds.
+    A state that refers to its parent's memory counts what its own tokens added, and the path's before it once for all
+    that refer to it. What does not grow with the length (a recurrent state beside a KV cache) each has for itself.
     """
 
     def __init__(self, backend: ForkingBackend, parent: list[int], length: list[int], depth: list[int]) -> None:
-        self.parent = parent if backend.states_refer else None
-        self.tokens = length if backend.states_refer else depth
+        self.refers = backend.states_refer
         self.state_bytes = backend.state_bytes
+        self.parent, self.length, self.depth = parent, length, depth
         self.reasons: dict[int, int] = {}
+        self.referring: dict[int, int] = {}
         self.bytes = 0
+
+    def own(self, node: int) -> int:
+        """Bytes that no other state shares with this node's."""
+        return self.state_bytes(0 if self.refers else self.depth[node])
 
     def add(self, node: int) -> None:
         """Hold a node for one more reason."""
-        while node >= 0:
-            reasons = self.reasons.get(node, 0)
-            self.reasons[node] = reasons + 1
-            if reasons:
-                return
-            self.bytes += self.state_bytes(self.tokens[node])
-            node = self.parent[node] if self.parent else -1
+        self.reasons[node] = self.reasons.get(node, 0) + 1
+        if self.reasons[node] > 1:
+            return
+        self.bytes += self.own(node)
+        while self.refers and node >= 0:
+            self.referring[node] = self.referring.get(node, 0) + 1
+            if self.referring[node] > 1:
+                break
+            self.bytes += self.state_bytes(self.length[node]) - self.state_bytes(0)
+            node = self.parent[node]
 
     def remove(self, node: int) -> None:
         """One reason less."""
-        while node >= 0:
-            self.reasons[node] -= 1
-            if self.reasons[node]:
-                return
-            del self.reasons[node]
-            self.bytes -= self.state_bytes(self.tokens[node])
-            node = self.parent[node] if self.parent else -1
+        self.reasons[node] -= 1
+        if self.reasons[node]:
+            return
+        del self.reasons[node]
+        self.bytes -= self.own(node)
+        while self.refers and node >= 0:
+            self.referring[node] -= 1
+            if self.referring[node]:
+                break
+            del self.referring[node]
+            self.bytes -= self.state_bytes(self.length[node]) - self.state_bytes(0)
+            node = self.parent[node]
 
 
 class _Walk:
@@ -268,18 +282,25 @@ class _Walk:
         The one that is cheapest to feed again from the one before it is left out first.
         """
         kept = sorted(nodes)
-        if self.backend.states_refer:
+        if not kept or not self.held.own(kept[0]):
             return kept  # those of a path are parts of the deepest one's memory: leaving them out would free nothing
-        size = {node: self.backend.state_bytes(self.depth[node]) for node in kept}
-        held = self.held.bytes + sum(size[node] for node in kept if node not in self.held.reasons)
-        while held > self.budget and len(kept) > at_least:
+        left_out = []
+        new = [node for node in kept if node not in self.states]
+        for node in new:
+            self.held.add(node)
+        while self.held.bytes > self.budget and len(kept) > at_least:
             before = [0, *(self.depth[node] for node in kept)]
             free = [(self.depth[node] - before[at], node) for at, node in enumerate(kept) if node not in fixed]
             if not free:
                 break
             _, cheapest = min(free)
             kept.remove(cheapest)
-            held -= size[cheapest]
+            left_out.append(cheapest)
+            self.held.remove(cheapest)
+        for node in left_out:
+            self.held.add(node)
+        for node in new:
+            self.held.remove(node)
         return kept
 
     def _keep(self, nodes: Collection[int]) -> None:
