@@ -50,7 +50,7 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     f"mistral with a window of {WINDOW}": lambda: MistralConfig(
         **ATTENTION, num_key_value_heads=2, sliding_window=WINDOW
     ),
-    "bamba": lambda: BambaConfig(
+    "bamba, a hybrid": lambda: BambaConfig(
         **ATTENTION,
         num_key_value_heads=2,
         attn_layer_indices=[1],
@@ -327,7 +327,9 @@ def test_no_more_states_live_than_the_budget_or_two(forest: str, states: int, ba
     assert backend.states == 0
 
 
-@pytest.mark.parametrize(("name", "states"), [("llama", 1), ("llama", 3), ("bamba", 2), ("bamba", 4)])
+@pytest.mark.parametrize(
+    ("name", "states"), [("llama", 1), ("llama", 3), ("bamba, a hybrid", 2), ("bamba, a hybrid", 4)]
+)
 @pytest.mark.parametrize("forest", FORESTS)
 def test_keys_and_values_stay_within_the_budget_and_one_pack(forest: str, name: str, states: int) -> None:
     """What branches share counts once, so room for one longest sequence holds many of the prompts that wait. A pack
@@ -339,7 +341,7 @@ def test_keys_and_values_stay_within_the_budget_and_one_pack(forest: str, name: 
         results = list(walk(trees, backend, state_budget=budget))
     finally:
         backend.backend.batch_tokens = usual
-    assert computed(results) == trees.distinct_tokens or name == "bamba"
+    assert computed(results) == trees.distinct_tokens or name.startswith("bamba")
     assert 0 < backend.most_bytes <= budget + backend.state_bytes(BATCH)
     assert backend.bytes == 0
 
@@ -358,6 +360,7 @@ def test_a_deep_forest_is_fed_again_no_more_than_its_budget_makes_it() -> None:
         computed(list(walk(trees, backend, state_budget=states * backend.state_bytes(1)))) / trees.distinct_tokens
         for states in (2, 3, 5, 9, 17)
     ]
+    print("computed / distinct:", ratios)
     assert ratios == sorted(ratios, reverse=True)
     assert ratios[1] < 2
     assert ratios[-1] == 1
