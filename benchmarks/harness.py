@@ -205,7 +205,9 @@ class Bench:
             return found
         record, output = self.temporary / "peer.json", self.temporary / f"peer-{work.name}-{work.family}"
         weights = self._weights(work)
-        command = [str(self.peer_python), str(Path(__file__).with_name("peer.py")), str(record), "run", "--model", "hf"]
+        # -P: this folder must not stand in front of the packages that the peer imports (one is called `kernels`).
+        command = [str(self.peer_python), "-P", str(Path(__file__).with_name("peer.py")), str(record)]
+        command += ["run", "--model", "hf"]
         arguments = f"pretrained={weights},tokenizer={weights},dtype=float32,add_bos_token=False"
         command += ["--model_args", arguments, "--tasks", work.peer_task, "--include_path", str(work.peer_folder)]
         command += ["--batch_size", str(PEER_BATCH), "--device", "cpu", "--output_path", str(output), "--log_samples"]
