@@ -243,8 +243,3 @@ def tree_attention_triton(
 
 def _together(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
-
-
-def _power_of_two(n: int) -> int:
-    """The least power of two that holds n: Triton's blocks have such sizes."""
-    return 1 << (n - 1).bit_length()

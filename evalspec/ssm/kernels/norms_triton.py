@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from evalspec.ssm.kernels.packed import power_of_two
+
 _VALUES_A_LANE = 16
 
 
@@ -27,7 +29,7 @@ def _kernels() -> Any:
 def gated_rms_norm_triton(x: Tensor, z: Tensor, weight: Tensor, eps: float, *, warps: int | None = None) -> Tensor:
     """Mamba-2's norm of x silu(z): x, z (t, e), whose rows may lie apart · weight (e,) → (t, e) in x's dtype."""
     rows, size = x.shape
-    block = _power_of_two(size)
+    block = power_of_two(size)
     y = x.new_empty(rows, size)
     with torch.cuda.device(x.device):
         _kernels().gated_kernel[(rows,)](
@@ -46,7 +48,7 @@ def add_rms_norm_triton(
     Returns: the normed sum (t, d) in x's dtype, and the sum in the residual's.
     """
     rows, size = x.shape
-    block = _power_of_two(size)
+    block = power_of_two(size)
     y, total = x.new_empty(rows, size), residual.new_empty(rows, size)
     with torch.cuda.device(x.device):
         _kernels().add_kernel[(rows,)](
@@ -65,8 +67,3 @@ def _rowwise(tensor: Tensor) -> Tensor:
 def _warps(block: int) -> int:
     """So many that a lane holds a few values of the row: enough loads on their way, and registers to spare."""
     return max(1, min(16, block // (32 * _VALUES_A_LANE)))
-
-
-def _power_of_two(n: int) -> int:
-    """The least power of two that holds n: Triton's blocks have such sizes."""
-    return 1 << (n - 1).bit_length()

@@ -152,3 +152,8 @@ def _to(device: torch.device, *arrays: Ints) -> list[Tensor]:
     flat = torch.from_numpy(np.concatenate([array.ravel() for array in arrays]).astype(np.int32)).to(device)
     stops = np.cumsum([array.size for array in arrays]).tolist()
     return [flat[stop - array.size : stop].view(array.shape) for array, stop in zip(arrays, stops, strict=True)]
+
+
+def power_of_two(n: int) -> int:
+    """The least power of two that holds n: Triton's blocks have such sizes."""
+    return 1 << (n - 1).bit_length()

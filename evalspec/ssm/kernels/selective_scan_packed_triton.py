@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from evalspec.plan.pack import Pack
-from evalspec.ssm.kernels.packed import segments_on
+from evalspec.ssm.kernels.packed import power_of_two, segments_on
 
 STEPS = 2  # steps whose values are loaded while as many are computed; with four, some GPUs run out of registers
 WARPS = 1  # small programs fill the last compute units best
@@ -72,7 +72,7 @@ def selective_scan_packed_triton(
                 x, delta, A, B, C, D, z, bias, given, y, ends,
                 segments.start, segments.length, segments.source, segments.slot, first,
                 channels, n, x.stride(0), delta.stride(0), B.stride(0), C.stride(0), 0 if z is None else z.stride(0),
-                block, _power_of_two(n), steps, channels % block == 0, _power_of_two(n) == n, num_warps=warps,
+                block, power_of_two(n), steps, channels % block == 0, power_of_two(n) == n, num_warps=warps,
             )  # fmt: skip
             first += count
     return y, ends.transpose(1, 2)
@@ -107,7 +107,7 @@ def selective_scan_step_triton(
         _kernels().step_kernel[(rows, -(-channels // block))](
             x, delta, A, B, C, D, z, bias, state, y,
             channels, n, x.stride(0), delta.stride(0), B.stride(0), C.stride(0), 0 if z is None else z.stride(0),
-            *state.stride(), *A.stride(), block, _power_of_two(n), num_warps=warps,
+            *state.stride(), *A.stride(), block, power_of_two(n), num_warps=warps,
         )  # fmt: skip
     return y
 
@@ -120,8 +120,3 @@ def _rowwise(*tensors: Tensor | None) -> None:
 def _lanes(x: Tensor) -> int:
     """Lanes of a warp: 32 on CUDA, 64 on AMD's data-centre GPUs."""
     return int(torch.cuda.get_device_properties(x.device).warp_size) if x.is_cuda else 32
-
-
-def _power_of_two(n: int) -> int:
-    """The least power of two that holds n: Triton's blocks have such sizes."""
-    return 1 << (n - 1).bit_length()

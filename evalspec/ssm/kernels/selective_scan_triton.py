@@ -21,6 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from evalspec.ssm.kernels.packed import power_of_two
+
 _BLOCK = 32  # channels a program takes; with n = 16 that is 512 values of state, 16 a lane
 
 
@@ -60,7 +62,7 @@ def _forward(
             channels,
             n,
             _BLOCK,
-            _power_of_two(n),
+            power_of_two(n),
             keep,
             num_warps=1,
         )
@@ -98,7 +100,7 @@ def _backward(
     with torch.cuda.device(x.device):
         kernel[(batch, blocks)](
             dy, dfinal, x, delta, A, B, C, D, state, states, dx, ddelta, dA, dB, dC, dD, dstate,
-            batch, length, channels, n, _BLOCK, _power_of_two(n), num_warps=1,
+            batch, length, channels, n, _BLOCK, power_of_two(n), num_warps=1,
         )  # fmt: skip
     return dx, ddelta, dA.sum(0), dB.sum(0).to(B.dtype), dC.sum(0).to(C.dtype), dD.sum(0), dstate
 
@@ -143,8 +145,3 @@ def selective_scan_triton(
     keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
     y, final, _ = torch.ops.evalspec.selective_scan_forward(*inputs, keep)
     return y, final
-
-
-def _power_of_two(n: int) -> int:
-    """The least power of two that holds n: Triton's blocks have such sizes."""
-    return 1 << (n - 1).bit_length()

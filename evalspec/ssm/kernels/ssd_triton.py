@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from evalspec.plan.pack import Pack
-from evalspec.ssm.kernels.packed import ports_on
+from evalspec.ssm.kernels.packed import ports_on, power_of_two
 
 CHUNK = 64  # longer chunks write fewer states and multiply larger matrices
 TILE, PART = 64, 32  # tokens whose y a program computes, or whose products one for states adds; those added for y
@@ -72,10 +72,10 @@ def ssd_packed_triton(
     states = torch.empty(len(ports.port_token), heads, size, n, dtype=torch.float32, device=x.device)
     # Products of float32 take twice the registers and the local memory. (Triton's interpreter knows no others.)
     wide = x.dtype == torch.float32 or not x.is_cuda
-    full = max(16, _power_of_two(min(chunk, tokens)))
+    full = max(16, power_of_two(min(chunk, tokens)))
     tile, part = min(tile // 2 if wide else tile, full), min(part, full)
-    p_block = max(16, min(32 if wide else 64, _power_of_two(size)))
-    n_block = max(16, min(32 if wide else 64, _power_of_two(n)))
+    p_block = max(16, min(32 if wide else 64, power_of_two(size)))
+    n_block = max(16, min(32 if wide else 64, power_of_two(n)))
     p_blocks, n_blocks = -(-size // p_block), -(-n // n_block)
     chunks, tiles, first = len(ports.start), full // tile, 0
     shape = (tokens, heads, heads // groups, size, n)
@@ -120,18 +120,13 @@ def ssd_step_triton(
     groups, n = B.shape[1:]
     if state.stride()[1:] != (size * n, n, 1) or any(tensor.stride(-1) != 1 for tensor in (x, delta, B, C)):
         raise ValueError("the values of a row must lie together")
-    block = block or min(_power_of_two(size), max(1, 4096 // _power_of_two(n)))
+    block = block or min(power_of_two(size), max(1, 4096 // power_of_two(n)))
     A, D = A.float().contiguous(), D.float().contiguous()
     y = x.new_empty(rows, heads, size)
     with torch.cuda.device(x.device):
         _kernels().step_kernel[(rows, heads, -(-size // block))](
             x, delta, A, B, C, D, state, y, heads, heads // groups, size, n,
             *x.stride()[:2], delta.stride(0), *B.stride()[:2], *C.stride()[:2], state.stride(0),
-            block, _power_of_two(n), num_warps=warps,
+            block, power_of_two(n), num_warps=warps,
         )  # fmt: skip
     return y
-
-
-def _power_of_two(n: int) -> int:
-    """The least power of two that holds n: Triton's blocks have such sizes."""
-    return 1 << (n - 1).bit_length()
