@@ -8,6 +8,7 @@ the network for nothing.
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import hashlib
 import json
@@ -17,12 +18,14 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from evalspec.models.card import cache_folder
 from evalspec.report.answer import answer_of
 from evalspec.report.charts import figures_of
 from evalspec.report.costs import cost_figures, in_bytes, model_costs
@@ -150,13 +153,22 @@ def _assets(script: str, *, vega: bool) -> dict[str, Any]:
 
 @functools.cache
 def _vega() -> str:
-    """Vega, Vega-Lite and Vega-Embed in one script, of the version that Altair writes for."""
+    """Vega, Vega-Lite and Vega-Embed in one script, of the version that Altair writes for.
+
+    Bundling them takes a second or two and always gives the same, so it is kept between runs.
+    """
     import altair
     import vl_convert
 
     version = ".".join(altair.SCHEMA_VERSION.lstrip("v").split(".")[:2])
+    kept = cache_folder() / "vega" / f"{version}-{metadata.version('vl-convert-python')}.js"
+    with contextlib.suppress(OSError, UnicodeError):
+        return kept.read_text(encoding="utf-8")
     bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=version)
-    return bundle.replace("</script", "<\\/script").replace("\r", "")
+    bundle = bundle.replace("</script", "<\\/script").replace("\r", "")
+    with contextlib.suppress(OSError):  # a cache that cannot be written costs time, not the report
+        _write(kept, bundle)
+    return bundle
 
 
 def _environment() -> Environment:

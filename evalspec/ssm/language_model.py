@@ -107,7 +107,10 @@ class Backbone(nn.Module):
         self, mixers: list[Mixer], *, vocab_size: int, d_model: int, eps: float, residual_in_fp32: bool
     ) -> None:
         super().__init__()
-        self.embeddings = nn.Embedding(vocab_size, d_model)
+        weight = torch.empty(vocab_size, d_model)
+        if not weight.is_meta:  # on the meta device `normal_` imports torch's compiler: 2 s, to draw nothing
+            nn.init.normal_(weight)
+        self.embeddings = nn.Embedding(vocab_size, d_model, _weight=weight)
         self.layers = nn.ModuleList([Block(mixer, d_model, eps, residual_in_fp32) for mixer in mixers])
         self.norm_f = RMSNorm(d_model, eps)
 
