@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import inspect
 
-from evalspec.metrics import choice, intervals, likelihood, retrieval, text
-from evalspec.metrics.filters import extract
+from evalspec.metrics import choice, filters, intervals, likelihood, retrieval, text
 from evalspec.metrics.registry import METRIC_FUNCTIONS, Metric
 from evalspec.spec.needs import METRICS, Evidence
 
@@ -40,7 +39,7 @@ def reference() -> str:
         for metric in map(METRIC_FUNCTIONS.get, METRICS):
             if metric.declaration.evidence == evidence:
                 lines += ["", f"### {metric.name}", "", inspect.cleandoc(metric.explanation)]
-    lines += ["", "## Filters", "", inspect.getdoc(extract) or ""]
+    lines += ["", "## Filters", "", inspect.getdoc(filters) or ""]
     lines += ["", "## Intervals", "", inspect.getdoc(intervals) or "", "", inspect.getdoc(intervals.Aggregate) or ""]
     return "\n".join(lines) + "\n"
 

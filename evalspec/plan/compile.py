@@ -21,7 +21,8 @@ from evalspec.plan.forest import Decoding, Forest, Request, build_forest
 from evalspec.prompting.drafts import Chat, Draft, Source, Templates, draft_task
 from evalspec.prompting.encode import Encoded, encode_pairs, encode_prompts, encode_windows
 from evalspec.spec import Cell, LoadedSpec
-from evalspec.spec.blocks import Block, DataBlock, DecodeBlock
+from evalspec.spec.base import Block
+from evalspec.spec.blocks import DataBlock, DecodeBlock
 
 
 @dataclass(frozen=True, eq=False)

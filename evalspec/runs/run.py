@@ -8,6 +8,7 @@ A run that was cut off goes on where it stopped; a finished one is not run again
 
 from __future__ import annotations
 
+import itertools
 import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,8 +31,9 @@ from evalspec.plan.forest import Forest
 from evalspec.runs.efficiency import Meter
 from evalspec.runs.progress import Progress, Quiet
 from evalspec.runs.provenance import git_commit, versions
-from evalspec.runs.scoring import Answer, Row, cache_key, retrieval_rows, sample_row, score_rows
+from evalspec.runs.scoring import Answer, Row, cache_key, retrieval_rows, sample_row, score_rows, vote_rows
 from evalspec.spec import LoadedSpec
+from evalspec.spec.extraction import votes_of
 from evalspec.store import RunWriter, Store
 
 COMMIT_SECONDS = 2.0
@@ -79,7 +81,8 @@ def run(plan: Plan, store: Store, reports: Path, *, fresh: bool = False, progres
     try:
         for part in plan.models:
             work.model(part)
-        writer.commit({"metrics": aggregates(store, writer.run_id, plan)})
+        writer.commit({"scores": votes(store, writer.run_id, plan)})
+        writer.commit({"metrics": aggregates(store, writer.run_id)})
     except KeyboardInterrupt:
         _give_up(writer, "interrupted")
         raise
@@ -202,19 +205,48 @@ def _answers(
                 yield sample, Answer.from_results([found[place[request.key]] for request in sample.requests])
 
 
-def aggregates(store: Store, run_id: str, plan: Plan) -> list[Row]:
+def votes(store: Store, run_id: str, plan: Plan) -> list[Row]:
+    """The scores of all votes over repeats, from the outputs that the store holds (an earlier part of the run's too).
+
+    A vote is absent where one of the repeats that it takes has no answer.
+    """
+    voting: dict[tuple[str, str, int], list[Sample]] = {}
+    for part in plan.models:
+        for sample in part.samples:
+            if any(votes_of(chain) for chain in sample.cell.task.chains.values()):
+                voting.setdefault((sample.cell.cell_id, sample.draft.sample_id, sample.draft.draw), []).append(sample)
+    if not voting:
+        return []
+    query = """
+        SELECT cell_id, sample_id, repeat, output FROM samples
+        WHERE run_id = ? AND error IS NULL AND output IS NOT NULL AND list_contains(?, cell_id)
+    """
+    cells = list({cell for cell, *_ in voting})
+    with store.connect() as connection:
+        outputs = {tuple(key): text for *key, text in connection.execute(query, [run_id, cells]).fetchall()}
+    rows: list[Row] = []
+    for samples in voting.values():
+        samples.sort(key=lambda sample: sample.repeat)
+        answered = itertools.takewhile(lambda sample: sample.key in outputs, samples)
+        rows += vote_rows(samples, [outputs[sample.key] for sample in answered])
+    return rows
+
+
+def aggregates(store: Store, run_id: str) -> list[Row]:
     """The rows of the table `metrics`, from all scores of the run that the store holds."""
     query = """
-        SELECT s.cell_id, s.filter, s.metric, s.sample_id, s.value, s.weight, a.cluster
-        FROM scores s JOIN samples a USING (run_id, cell_id, sample_id, repeat, stage)
-        WHERE s.run_id = ? ORDER BY ALL
+        SELECT s.cell_id, s.stage, s.filter, s.metric, s.sample_id, s.value, s.weight, a.cluster
+        FROM scores s JOIN (
+            SELECT cell_id, sample_id, any_value(cluster) AS cluster FROM samples
+            WHERE run_id = $run GROUP BY cell_id, sample_id) a USING (cell_id, sample_id)
+        WHERE s.run_id = $run ORDER BY ALL
     """
-    groups: dict[tuple[str, str, str], list[tuple[Any, ...]]] = {}
+    groups: dict[tuple[str, str, str, str], list[tuple[Any, ...]]] = {}
     with store.connect() as connection:
-        for cell, filter_, metric, *rest in connection.execute(query, [run_id]).fetchall():
-            groups.setdefault((cell, filter_, metric), []).append(tuple(rest))
+        for cell, stage, filter_, metric, *rest in connection.execute(query, {"run": run_id}).fetchall():
+            groups.setdefault((cell, stage, filter_, metric), []).append(tuple(rest))
     rows: list[Row] = []
-    for (cell, filter_, name), scores in groups.items():
+    for (cell, stage, filter_, name), scores in groups.items():
         clusters = [cluster for *_, cluster in scores]
         found = aggregate(
             METRIC_FUNCTIONS.get(name.split("@")[0]),
@@ -225,6 +257,7 @@ def aggregates(store: Store, run_id: str, plan: Plan) -> list[Row]:
         rows.append(
             {
                 "cell_id": cell,
+                "stage": stage,
                 "filter": filter_,
                 "metric": name,
                 "value": found.value,

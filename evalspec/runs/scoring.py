@@ -10,17 +10,20 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from evalspec.execute.protocols import Result
-from evalspec.metrics.filters import extract
-from evalspec.metrics.outcome import Outcome
-from evalspec.metrics.registry import METRIC_FUNCTIONS, metric_name
+from evalspec.metrics.filters import Extraction, extract, vote
+from evalspec.metrics.outcome import Outcome, Score
+from evalspec.metrics.registry import METRIC_FUNCTIONS, Metric, metric_name
 from evalspec.plan.compile import Sample
+from evalspec.spec.blocks import MetricBlock
+from evalspec.spec.extraction import votes_of
 
 STAGE = "main"
 FILTER = "default"
+"""Under which metrics stand that do not look at a generated answer."""
 Row = dict[str, object]
 
 
@@ -69,12 +72,11 @@ def cache_key(sample: Sample, answering: Sequence[str]) -> str:
 
 
 def outcome_of(sample: Sample, answer: Answer) -> Outcome:
-    """What the metrics may look at."""
+    """What the metrics may look at, but for the generated answer, which depends on the filter."""
     draft, task = sample.draft, sample.cell.task
     sums = tuple(sum(part) for part in answer.logprobs)
     scored = task.kind == "score" and bool(sums)
     return Outcome(
-        output=extract(answer.output, FILTER),
         targets=draft.targets,
         choices=draft.choices,
         choice_logprobs=sums if task.kind == "choose" else (),
@@ -125,27 +127,68 @@ def sample_row(sample: Sample, answer: Answer, key: str) -> Row:
 
 
 def score_rows(sample: Sample, answer: Answer) -> Iterator[Row]:
-    """The rows of the table `scores`: one for each metric that says something of this sample."""
+    """The rows of the table `scores`: one for each metric that says something of this sample, those of the generated
+    answer once a filter. Votes are not among them (`vote_rows`)."""
     if answer.error:
         return
-    outcome = outcome_of(sample, answer)
-    retrieval = sample.cell.task.retrieval
+    task, outcome = sample.cell.task, outcome_of(sample, answer)
+    for block in task.metrics:
+        metric = METRIC_FUNCTIONS.get(block.metric)
+        if metric.declaration.evidence != "output":
+            yield from _score_row(sample, sample.repeat, FILTER, block, metric, outcome, None)
+    if answer.output is not None:
+        for name, chain in task.chains.items():
+            if votes_of(chain) is None:
+                yield from _output_rows(sample, sample.repeat, name, outcome, extract(answer.output, chain))
+
+
+def vote_rows(samples: Sequence[Sample], outputs: Sequence[str]) -> Iterator[Row]:
+    """The scores of the votes over one sample's repeats; `outputs` are theirs, in the order of the repeats."""
+    first = samples[0]
+    for name, chain in first.cell.task.chains.items():
+        verdict = vote(outputs, chain)
+        if verdict is not None:
+            yield from _output_rows(first, None, name, outcome_of(first, Answer()), verdict)
+
+
+def _output_rows(sample: Sample, repeat: int | None, name: str, outcome: Outcome, taken: Extraction) -> Iterator[Row]:
+    """The scores of what one filter took."""
+    outcome = replace(outcome, output=taken.text)
     for block in sample.cell.task.metrics:
         metric = METRIC_FUNCTIONS.get(block.metric)
-        score = metric.score(outcome, block.k)
-        if score is not None:
-            yield {
-                "cell_id": sample.cell.cell_id,
-                "sample_id": sample.draft.sample_id,
-                "repeat": sample.repeat,
-                "draw": sample.draft.draw,
-                "stage": STAGE,
-                "filter": FILTER,
-                "metric": metric_name(block, retrieval.k if retrieval else None),
-                "extracted": outcome.output,
-                "value": score.value,
-                "weight": score.weight,
-            }
+        if metric.declaration.evidence == "output" and (block.filters is None or name in block.filters):
+            yield from _score_row(sample, repeat, name, block, metric, outcome, taken)
+
+
+def _score_row(
+    sample: Sample,
+    repeat: int | None,
+    name: str,
+    block: MetricBlock,
+    metric: Metric,
+    outcome: Outcome,
+    taken: Extraction | None,
+) -> Iterator[Row]:
+    score = metric.score(outcome, block.k)
+    if score is None:
+        return
+    share = metric.values != "real" and metric.declaration.higher_is_better
+    if taken is not None and not taken.found and share:
+        score = Score(0.0, score.weight)  # a fallback may hold the target by chance
+    retrieval = sample.cell.task.retrieval
+    yield {
+        "cell_id": sample.cell.cell_id,
+        "sample_id": sample.draft.sample_id,
+        "repeat": repeat,
+        "draw": sample.draft.draw,
+        "stage": STAGE,
+        "filter": name,
+        "metric": metric_name(block, retrieval.k if retrieval else None),
+        "extracted": taken.text if taken else None,
+        "found": taken.found if taken else None,
+        "value": score.value,
+        "weight": score.weight,
+    }
 
 
 def retrieval_rows(sample: Sample) -> Iterator[Row]:

@@ -26,8 +26,16 @@ RUNS = """
     FROM runs r ORDER BY r.started_at DESC, r.run_id
 """
 METRICS = """
-    SELECT c.model, c.task, c.params, m.metric, m.value, m.ci_low, m.ci_high, m.n
-    FROM metrics m JOIN cells c USING (run_id, cell_id) WHERE m.run_id = ? ORDER BY m.metric, c.task, c.params, c.model
+    SELECT c.model, c.task, c.params, m.stage, m.filter, m.metric, m.value, m.ci_low, m.ci_high, m.n
+    FROM metrics m JOIN cells c USING (run_id, cell_id) WHERE m.run_id = ?
+    ORDER BY m.metric, c.task, c.params, m.stage, m.filter, c.model
+"""
+NOT_FOUND = """
+    SELECT c.model, c.task, c.params, s.stage, s.filter, count(*) FILTER (NOT s.found) AS not_found, count(*) AS answers
+    FROM (SELECT DISTINCT cell_id, sample_id, draw, repeat, stage, filter, found
+          FROM scores WHERE run_id = ? AND found IS NOT NULL) s
+    JOIN cells c ON c.run_id = ? AND c.cell_id = s.cell_id
+    GROUP BY ALL HAVING not_found > 0 ORDER BY c.task, c.params, s.stage, s.filter, c.model
 """
 
 
@@ -69,16 +77,41 @@ def _metrics_text(store: Store, run_id: str, title: str, only: Collection[str] |
     """Metrics by condition, one column a model; `only` names the metrics to show."""
     with store.connect() as connection:
         rows = connection.execute(METRICS, [run_id]).fetchall()
-    listed = list(_spec(store, run_id).get("models") or ())
-    models = sorted({model for model, *_ in rows}, key=lambda model: listed.index(model) if model in listed else 99)
-    grouped: dict[tuple[str, str, str], dict[str, str]] = {}
-    for model, task, params, metric, value, low, high, _ in rows:
+    grouped: dict[tuple[str, ...], dict[str, str]] = {}
+    for model, task, params, stage, chain, metric, value, low, high, _ in rows:
         if only is None or metric in only:
             shown = "" if value is None else f"{value:.3f}" + ("" if low is None else f" [{low:.3f}, {high:.3f}]")
-            grouped.setdefault((metric, task, _condition(params)), {})[model] = shown
+            grouped.setdefault((metric, task, stage, chain, _condition(params)), {})[model] = shown
+    return _by_model(store, run_id, ("metric", "task", "stage", "filter", "condition"), grouped, title)
+
+
+def _by_model(
+    store: Store, run_id: str, names: tuple[str, ...], grouped: dict[tuple[str, ...], dict[str, str]], title: str
+) -> str:
+    """A table of one column a model; stage and filter stand in it only where something has another than the usual."""
+    listed = list(_spec(store, run_id).get("models") or ())
+    models = sorted(
+        {model for found in grouped.values() for model in found},
+        key=lambda model: listed.index(model) if model in listed else 99,
+    )
+    usual = {"stage": {"main"}, "filter": {"default"}}
+    kept = [at for at, name in enumerate(names) if name not in usual or not {key[at] for key in grouped} <= usual[name]]
     ordered = sorted(grouped.items(), key=lambda item: [_natural(part) for part in item[0]])
-    lines = [[*key, *(found.get(model, "") for model in models)] for key, found in ordered]
-    return table(["metric", "task", "condition", *models], lines, title)
+    lines = [[*(key[at] for at in kept), *(found.get(model, "") for model in models)] for key, found in ordered]
+    return table([*(names[at] for at in kept), *models], lines, title)
+
+
+def _not_found_text(store: Store, run_id: str) -> str:
+    """Where extractions found no answer: how many of how many, one column a model; empty when every one did."""
+    with store.connect() as connection:
+        rows = connection.execute(NOT_FOUND, [run_id, run_id]).fetchall()
+    grouped: dict[tuple[str, ...], dict[str, str]] = {}
+    for model, task, params, stage, chain, missing, answers in rows:
+        grouped.setdefault((task, stage, chain, _condition(params)), {})[model] = f"{missing:,} of {answers:,}"
+    if not grouped:
+        return ""
+    title = "no answer found (scored as wrong; `SELECT * FROM scores WHERE NOT found` lists them)"
+    return _by_model(store, run_id, ("task", "stage", "filter", "condition"), grouped, title)
 
 
 def _natural(text: str) -> list[tuple[int, str]]:
@@ -114,18 +147,33 @@ def finished_table(finished: Finished, store: Store) -> str:
     if finished.failed:
         counts += f", {finished.failed:,} failed"
     counts += f"; {finished.computed_tokens:,} tokens fed; {finished.seconds:.1f} s"
-    return f"{text}\n{counts}\nreport: {finished.report}"
+    missing = _not_found_text(store, finished.run_id)
+    return "\n".join(part for part in (text, missing, counts, f"report: {finished.report}") if part)
 
 
 def finished_json(finished: Finished, store: Store) -> dict[str, Any]:
     """The same for machines."""
-    return {**vars(finished), "report": str(finished.report), "metrics": _metrics(store, finished.run_id)}
+    return {
+        **vars(finished),
+        "report": str(finished.report),
+        "metrics": _metrics(store, finished.run_id),
+        "not_found": _not_found(store, finished.run_id),
+    }
 
 
 def _metrics(store: Store, run_id: str) -> list[dict[str, Any]]:
-    names = ("model", "task", "params", "metric", "value", "ci_low", "ci_high", "n")
+    return _with_params(store, METRICS, [run_id])
+
+
+def _not_found(store: Store, run_id: str) -> list[dict[str, Any]]:
+    return _with_params(store, NOT_FOUND, [run_id, run_id])
+
+
+def _with_params(store: Store, query: str, values: list[str]) -> list[dict[str, Any]]:
     with store.connect() as connection:
-        rows = [dict(zip(names, row, strict=True)) for row in connection.execute(METRICS, [run_id]).fetchall()]
+        cursor = connection.execute(query, values)
+        names = [column[0] for column in cursor.description or ()]
+        rows = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
     return [{**row, "params": json.loads(row["params"]) if row["params"] else {}} for row in rows]
 
 
@@ -163,4 +211,5 @@ def run_table(store: Store, wanted: str | None) -> str:
     run = run_json(store, wanted)
     facts = [(name, value) for name, value in run.items() if name not in ("spec", "metrics") and value is not None]
     about = "\n".join(f"{name:>17}  {value}" for name, value in facts)
-    return f"{about}\n\n{_metrics_text(store, run['run_id'], 'metrics (95 % intervals)')}"
+    metrics = _metrics_text(store, run["run_id"], "metrics (95 % intervals)")
+    return "\n\n".join(part for part in (about, metrics, _not_found_text(store, run["run_id"])) if part)

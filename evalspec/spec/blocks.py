@@ -7,30 +7,15 @@ is again made of these blocks. The JSON Schema and docs/language.md are generate
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BeforeValidator, Field, model_validator
 
+from evalspec.errors import suggest
+from evalspec.spec.base import NAME, Block, Misfit, misfits
+from evalspec.spec.extraction import PLAIN, Filters, StepBlock, chain_misfits
 from evalspec.spec.needs import EVIDENCE_OF_KIND, METRICS, Kind
-
-NAME = r"^[A-Za-z][A-Za-z0-9_.-]*$"
-
-Misfit = tuple[tuple[str | int, ...], str]
-
-
-def misfits(found: Sequence[Misfit]) -> PydanticCustomError:
-    """What a validator found wrong in its block: where in it (keys and indices), and what. All of it at once."""
-    return PydanticCustomError("misfit", "{said}", {"said": "; ".join(said for _, said in found), "found": list(found)})
-
-
-class Block(BaseModel):
-    """Base of all blocks: unknown keys are errors, values are never converted and do not change after loading."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
 
 
 class ModelBlock(Block):
@@ -263,6 +248,8 @@ class MetricBlock(Block):
     """Its name."""
     k: int | None = Field(default=None, ge=1)
     """Rank at which a retrieval metric is cut; by default the retrieval's k."""
+    filters: list[str] | None = Field(default=None, min_length=1)
+    """The chains of `filters` under which it is taken; by default all of them."""
 
     @property
     def label(self) -> str:
@@ -293,6 +280,9 @@ class TaskBlock(Block):
     """Which passages the prompt sees."""
     decode: DecodeBlock | None = None
     """Generate an answer. Without it (and without `choices`) the target's likelihood is scored."""
+    filters: Filters = Field(default_factory=dict)
+    """How answers are taken from what was generated: from the name of a chain to its steps, each a step's name or a
+    block. Every metric of the output is scored under every chain. By default one, `default`, of the step `strip`."""
     metrics: list[Metric] = Field(min_length=1)
     """What is measured: names, `recall@3`, or blocks."""
     cluster: str | None = None
@@ -305,6 +295,11 @@ class TaskBlock(Block):
             return "generate"
         return "choose" if self.prompt.choices is not None else "score"
 
+    @property
+    def chains(self) -> Mapping[str, Sequence[StepBlock]]:
+        """The chains under which outputs are scored, by name."""
+        return self.filters or PLAIN
+
     @model_validator(mode="after")
     def _parts_fit(self) -> TaskBlock:
         found: list[Misfit] = []
@@ -312,6 +307,8 @@ class TaskBlock(Block):
             found.append((("decode",), "and `prompt.choices` exclude each other: an answer is generated or chosen"))
         elif self.kind != "generate" and self.prompt.target is None:
             found.append((("prompt",), "needs `target`: without `decode` there is nothing else to score"))
+        repeats = self.decode.repeats if self.decode else 1
+        found += chain_misfits(self.filters, generates=self.decode is not None, repeats=repeats)
         has = {EVIDENCE_OF_KIND[self.kind]} | ({"retrieval"} if self.retrieval else set())
         for index, block in enumerate(self.metrics):
             declared = METRICS.get(block.metric)
@@ -332,8 +329,16 @@ class TaskBlock(Block):
                 said = f"`{block.metric}` compares with `prompt.target`, which is missing"
             elif declared.evidence == "retrieval" and self.retrieval is not None and self.retrieval.gold is None:
                 said = f"`{block.metric}` compares with `retrieval.gold`, which is missing"
+            elif block.filters is not None and declared.evidence != "output":
+                said = f"`{block.metric}` does not look at a generated answer; drop its `filters`"
             if said:
                 found.append((("metrics", index), said))
+        for index, block in enumerate(self.metrics):
+            for place, name in enumerate(block.filters or ()):
+                if name not in self.chains:
+                    near = suggest(name, self.chains) or f" It has {', '.join(f'`{known}`' for known in self.chains)}."
+                    said = f"the task has no filter `{name}`.{near}"
+                    found.append((("metrics", index, "filters", place), said))
         if found:
             raise misfits(found)
         return self

@@ -19,7 +19,8 @@ from typing import Any, Generic, TypeVar, cast
 from pydantic import ValidationError
 
 from evalspec.errors import Problem
-from evalspec.spec.blocks import Block, ModelBlock, RetrievalBlock, TaskBlock
+from evalspec.spec.base import Block
+from evalspec.spec.blocks import ModelBlock, RetrievalBlock, TaskBlock
 from evalspec.spec.checks import check_model, check_task
 from evalspec.spec.compose import Composed, put
 from evalspec.spec.problems import explain

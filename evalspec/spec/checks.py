@@ -14,11 +14,16 @@ from pathlib import Path
 from evalspec.errors import Problem, suggest
 from evalspec.spec.compose import shown
 from evalspec.spec.grammar import dotted, slot_at, written_out
-from evalspec.spec.needs import GENERATORS, METRICS, PLUGINS, RETRIEVERS, ZOO
+from evalspec.spec.needs import GENERATORS, METRICS, PLUGINS, RETRIEVERS, STEPS, ZOO
 from evalspec.spec.source import LINE_BREAK
 from evalspec.spec.tree import Location, Mark, Node
 
-BUILT_IN: dict[str, Iterable[str]] = {"metric": METRICS, "retriever": RETRIEVERS, "generator": GENERATORS}
+BUILT_IN: dict[str, Iterable[str]] = {
+    "metric": METRICS,
+    "retriever": RETRIEVERS,
+    "generator": GENERATORS,
+    "step": STEPS,
+}
 TEMPLATE_FILE = ".jinja"
 LOOKS_LIKE_A_FILE = (".jinja2", ".j2", ".txt", ".md", ".html", ".tmpl", ".tpl", ".template", ".prompt")
 
@@ -52,6 +57,14 @@ def check_task(name: str, task: Node, root: Path, texts: Mapping[str, str]) -> I
         metric = (written_out(slot, item) if slot is not None else item).child("metric")
         if metric is not None:
             yield from _named("metric", metric, location)
+    filters = task.child("filters")
+    for chain, steps in filters.items() if filters is not None else ():
+        for index, item in enumerate(steps.value if steps.is_list else ()):
+            location = (*where, "filters", chain, index)
+            slot = slot_at(location)
+            step = (written_out(slot, item) if slot is not None else item).child("step")
+            if step is not None:
+                yield from _named("step", step, location)
     retriever = task.at("retrieval", "retriever")
     if retriever is not None:
         yield from _named("retriever", retriever, (*where, "retrieval", "retriever"))

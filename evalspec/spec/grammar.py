@@ -15,7 +15,9 @@ from typing import Any, Literal, Union
 from pydantic.fields import FieldInfo
 
 from evalspec.errors import suggest
-from evalspec.spec.blocks import Block, MetricBlock, ShotsBlock, Spec
+from evalspec.spec.base import Block
+from evalspec.spec.blocks import MetricBlock, ShotsBlock, Spec
+from evalspec.spec.extraction import StepBlock
 from evalspec.spec.tree import Location, Node
 
 
@@ -105,6 +107,8 @@ def expected(slot: Slot) -> str:
         rest = ["a whole number ≥ 0", *rest]
     if slot.block is MetricBlock:
         rest = ["a metric's name", *rest]
+    if slot.block is StepBlock:
+        rest = ["a step's name", *rest]
     return one_of([*literals, *rest])
 
 
@@ -120,7 +124,7 @@ def _words(option: Any, metadata: Iterable[Any]) -> str:
         return "a number" + (f" {' and '.join(limits)}" if limits else "")
     if _is(option, list):
         item = slot_of(typing.get_args(option)[0])
-        of = {MetricBlock: "metrics", str: "texts"}.get(item.block or item.options[0], "values")
+        of = {MetricBlock: "metrics", StepBlock: "steps", str: "texts"}.get(item.block or item.options[0], "values")
         return f"a {'non-empty ' if 'min_length' in bounds else ''}list of {of}"
     if _is(option, dict):
         item = slot_of(typing.get_args(option)[1])
@@ -143,6 +147,8 @@ def written_out(slot: Slot, node: Node) -> Node:
         found = re.fullmatch(r"(.+?)@([0-9]+)", value)
         parts = {"metric": found[1], "k": int(found[2])} if found else {"metric": value}
         return Node({key: Node(part, node.mark, node.place) for key, part in parts.items()}, node.mark, node.key)
+    if slot.block is StepBlock and isinstance(value, str):
+        return Node({"step": Node(value, node.mark, node.place)}, node.mark, node.key)
     return node
 
 

@@ -54,6 +54,16 @@ RETRIEVERS: dict[str, str] = {
     "fusion": "reciprocal rank fusion of several retrievers",
 }
 
+STEPS: dict[str, str] = {
+    "strip": "without the white space at both ends",
+    "remove_whitespace": "the same, under lm-evaluation-harness's name",
+    "first_line": "the first line that is not blank",
+    "lower": "in lower case",
+    "upper": "in upper case",
+    "last_number": "the last number, without commas and currency signs",
+    "choice_letter": "the letter of a choice: after `answer is`, else the last in parentheses, else the last alone",
+}
+
 GENERATORS: dict[str, str] = {
     "world.questions": "questions about a small invented world, answered by one of its passages",
     "world.passages": "the passages of that world, near misses among them",
@@ -73,4 +83,5 @@ PLUGINS: dict[str, str] = {
     "metric": "evalspec.metrics",
     "retriever": "evalspec.retrievers",
     "generator": "evalspec.generators",
+    "step": "evalspec.filters",
 }

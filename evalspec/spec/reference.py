@@ -13,8 +13,8 @@ from typing import Any
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from evalspec.spec.base import Block
 from evalspec.spec.blocks import (
-    Block,
     DataBlock,
     DecodeBlock,
     MetricBlock,
@@ -25,8 +25,9 @@ from evalspec.spec.blocks import (
     Spec,
     TaskBlock,
 )
+from evalspec.spec.extraction import StepBlock
 from evalspec.spec.grammar import expected, slot_of
-from evalspec.spec.needs import GENERATORS, METRICS, PLUGINS, RETRIEVERS, ZOO
+from evalspec.spec.needs import GENERATORS, METRICS, PLUGINS, RETRIEVERS, STEPS, ZOO
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "language.md"
 BELOW = (
@@ -43,6 +44,7 @@ BLOCKS: tuple[tuple[str, type[Block]], ...] = (
     ("tasks.NAME.prompt.shots", ShotsBlock),
     ("tasks.NAME.retrieval", RetrievalBlock),
     ("tasks.NAME.decode", DecodeBlock),
+    ("tasks.NAME.filters.NAME[…]", StepBlock),
     ("tasks.NAME.metrics[…]", MetricBlock),
 )
 EVIDENCE = {
@@ -113,6 +115,8 @@ def _names() -> list[str]:
         "### Metrics",
         "Those with `@k` are cut at the retrieval's `k`, or where the name says: `recall@3`.",
         _table(("name", "needs", "better", "what it is"), metrics),
+        "### Steps of filters",
+        _table(plain, ((f"`{name}`", says) for name, says in STEPS.items())),
         "### Retrievers",
         _table(plain, ((f"`{name}`", says) for name, says in RETRIEVERS.items())),
         "### Generators",

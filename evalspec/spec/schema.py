@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from evalspec.spec.blocks import Spec
-from evalspec.spec.needs import GENERATORS, METRICS, PLUGINS, RETRIEVERS, ZOO
+from evalspec.spec.needs import GENERATORS, METRICS, PLUGINS, RETRIEVERS, STEPS, ZOO
 
 COMMITTED = Path(__file__).parents[2] / "docs" / "evalspec.schema.json"
 
@@ -36,6 +36,11 @@ def schema(*, plugins: bool = True) -> Json:
     prompt["shots"]["anyOf"].insert(0, {"type": "integer", "minimum": 0, "description": "How many."})
     task["metrics"]["items"] = {"anyOf": [*_metric_names(plugins), {"$ref": "#/$defs/MetricBlock"}]}
     blocks["MetricBlock"]["properties"]["metric"]["anyOf"] = _choices(_metrics(), "metric", plugins)
+    task["filters"]["patternProperties"] = {
+        name: {**chain, "items": {"anyOf": [*_choices(STEPS, "step", plugins), {"$ref": "#/$defs/StepBlock"}]}}
+        for name, chain in task["filters"]["patternProperties"].items()
+    }
+    blocks["StepBlock"]["properties"]["step"]["anyOf"] = [*_choices(STEPS, "step", plugins), {"type": "null"}]
     retrieval = blocks["RetrievalBlock"]["properties"]
     retrieval["retriever"]["anyOf"] = _choices(RETRIEVERS, "retriever", plugins)
     fusable = {name: says for name, says in RETRIEVERS.items() if name in ("bm25", "dense")}

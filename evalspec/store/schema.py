@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Counts up when a table changes; written into every database and every segment."""
 
 
@@ -142,24 +142,26 @@ TABLES: dict[str, TableSchema] = {
                 STAGE,
                 FILTER,
                 Column("metric", "VARCHAR", "the metric, with its k: `recall@5`", key=True),
-                Column("extracted", "VARCHAR", "the answer that the filter took"),
+                Column("extracted", "VARCHAR", "the answer that the filter took, its fallback where it found none"),
+                Column("found", "BOOLEAN", "whether the filter found an answer; NULL: the metric looks at none"),
                 Column("value", "DOUBLE", "the score"),
                 Column("weight", "DOUBLE", "tokens, words or bytes behind it, for perplexities; NULL: all weigh alike"),
             ),
         ),
         TableSchema(
             "metrics",
-            "One row a cell and metric: the aggregate over its samples, with its 95 % interval.",
+            "One row a cell, stage, filter and metric: the aggregate over its samples, with its 95 % interval.",
             (
                 RUN,
                 CELL,
+                STAGE,
                 FILTER,
                 Column("metric", "VARCHAR", "the metric, with its k: `recall@5`", key=True),
                 Column("value", "DOUBLE", "the aggregate"),
                 Column("stderr", "DOUBLE", "its standard error"),
                 Column("ci_low", "DOUBLE", "lower end of the 95 % interval"),
                 Column("ci_high", "DOUBLE", "upper end of the 95 % interval"),
-                Column("n", "BIGINT", "samples behind it"),
+                Column("n", "BIGINT", "scores behind it; repeats of a sample are one unit of the interval"),
             ),
         ),
         TableSchema(
@@ -268,8 +270,8 @@ VIEWS: tuple[ViewSchema, ...] = (
     ViewSchema(
         "results",
         "Every aggregate with the model, task and condition it belongs to.",
-        "SELECT runs.run_id, spec_name, started_at, cell_id, model, task, params, filter, metric, value, stderr, "
-        "ci_low, ci_high, n FROM metrics JOIN cells USING (run_id, cell_id) JOIN runs USING (run_id)",
+        "SELECT runs.run_id, spec_name, started_at, cell_id, model, task, params, stage, filter, metric, value, "
+        "stderr, ci_low, ci_high, n FROM metrics JOIN cells USING (run_id, cell_id) JOIN runs USING (run_id)",
     ),
     ViewSchema(
         "answers",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from evalspec.errors import EvalspecError
-from evalspec.metrics import FILTERS, METRIC_FUNCTIONS, Metric, extract, metric_name
+from evalspec.metrics import METRIC_FUNCTIONS, Metric, metric_name
 from evalspec.metrics.reference import reference
 from evalspec.spec.blocks import MetricBlock
 from evalspec.spec.needs import METRICS
@@ -40,12 +40,6 @@ def test_results_are_stored_under_the_cut_they_were_taken_at(block: MetricBlock,
 def test_an_unknown_metric_is_an_error_with_the_nearest_name() -> None:
     with pytest.raises(EvalspecError, match="Did you mean `recall`"):
         metric_name(MetricBlock(metric="recal"), 5)
-
-
-def test_the_default_filter_strips_and_keeps_a_missing_output_missing() -> None:
-    assert FILTERS.names() == ["default"]
-    assert extract(" Paris \n") == "Paris"
-    assert extract(None) is None
 
 
 def test_the_reference_page_is_what_the_docstrings_say() -> None:
