@@ -27,6 +27,7 @@ KERNELS = "evalspec.ssm.kernels."
 TREE = "evalspec.execute.backends.tree_attention_triton_kernels"
 MAMBA = {"channels": 16, "n_state": 16, "BLOCK": 32, "N": 16}
 LDS_LIMIT = 64 * 1024
+STATES: list[tuple[dict[str, str], str]] = [({}, ""), ({"state_ptr": "bf16"}, " bf16 states")]
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,10 @@ def cases() -> list[Case]:
         ]  # fmt: skip
         found += [
             Case(
-                scan, "step_kernel", activations, {"BLOCK": 32, "N": 16},
-                warps=1, note=f"scan {kind}",
-            ),
+                scan, "step_kernel", activations | held, {"BLOCK": 32, "N": 16},
+                warps=1, note=f"scan {kind}{said}",
+            )
+            for held, said in STATES
         ]  # fmt: skip
         conv = "causal_conv1d_triton_kernels"
         held = dict.fromkeys(("x_ptr", "y_ptr", "given_ptr", "window_ptr", "kept_ptr", "weight_ptr", "bias_ptr"), kind)
@@ -101,7 +103,13 @@ def cases() -> list[Case]:
                 tile | {"TILES": 64 // block, "Q": block, "PART": 32, "N": 128, "N_PART": block},
                 warps=8, any_integers=counts, note=f"ssd {kind}",
             ),
-            Case(ssd, "step_kernel", held, {"P": 32, "N": 128}, any_integers=counts, note=f"ssd {kind}"),
+            *(
+                Case(
+                    ssd, "step_kernel", held | states, {"P": 32, "N": 128}, any_integers=counts,
+                    note=f"ssd {kind}{said}",
+                )
+                for states, said in STATES
+            ),
         ]  # fmt: skip
         norms = "norms_triton_kernels"
         rows = dict.fromkeys(("x_ptr", "z_ptr", "y_ptr", "weight_ptr"), kind)

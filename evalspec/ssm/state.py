@@ -19,7 +19,8 @@ from evalspec.plan.pack import Pack
 
 @dataclass(frozen=True)
 class LayerState:
-    """One layer's memory: `conv` (b, K−1, C), its last inputs, in the model's dtype; `ssm` (b, …), in float32."""
+    """One layer's memory: `conv` (b, K−1, C), its last inputs, in the model's dtype; `ssm` (b, …), computed in float32,
+    whatever it is kept in."""
 
     conv: Tensor
     ssm: Tensor

@@ -176,8 +176,9 @@ def test_the_convolution_equals_that_of_every_path(seed: int, channels: int, wid
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("channels", "n", "channels_inside"), [(40, 16, False), (33, 5, True)])
+@pytest.mark.parametrize("kept", DTYPES)
 def test_a_step_of_the_scan_equals_the_recurrence(
-    channels: int, n: int, channels_inside: bool, dtype: torch.dtype
+    channels: int, n: int, channels_inside: bool, dtype: torch.dtype, kept: torch.dtype
 ) -> None:
     from evalspec.ssm.kernels.selective_scan_packed_triton import selective_scan_step_triton
 
@@ -187,7 +188,7 @@ def test_a_step_of_the_scan_equals_the_recurrence(
     x, z, B, C = projection.split([channels, channels, n, n], dim=1)
     delta, bias = torch.randn(rows, channels, device=DEVICE), torch.randn(channels, device=DEVICE)
     A, D = -torch.exp(torch.randn(channels, n, device=DEVICE)), torch.randn(channels, device=DEVICE)
-    state = torch.randn(rows, channels, n, device=DEVICE)
+    state = torch.randn(rows, channels, n, device=DEVICE).to(kept)
     if channels_inside:
         state = state.transpose(1, 2).contiguous().transpose(1, 2)
     step = F.softplus(delta + bias)
@@ -196,7 +197,7 @@ def test_a_step_of_the_scan_equals_the_recurrence(
     )
     y = selective_scan_step_triton(x, delta, A, B, C, D, state=state, z=z, delta_bias=bias)
     close(y, (expected[:, 0] * F.silu(z.float())).to(dtype))
-    close(state, after)
+    close(state, after.to(kept))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -269,14 +270,15 @@ def test_ssd_equals_the_recurrence_along_every_path(
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_step_of_ssd_equals_the_recurrence(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("kept", DTYPES)
+def test_a_step_of_ssd_equals_the_recurrence(dtype: torch.dtype, kept: torch.dtype) -> None:
     from evalspec.ssm.kernels.ssd_triton import ssd_step_triton
 
     torch.manual_seed(0)
     x, B, C = (torch.randn(3, *shape, device=DEVICE).to(dtype) for shape in ((6, 5), (2, 12), (2, 12)))
     delta, A, D = torch.rand(3, 6, device=DEVICE), -torch.rand(6, device=DEVICE), torch.randn(6, device=DEVICE)
-    state = torch.randn(3, 6, 5, 12, device=DEVICE)
+    state = torch.randn(3, 6, 5, 12, device=DEVICE).to(kept)
     along = [tensor[:, None] for tensor in (x, delta, B, C)]
     expected, after = over_rows(ssd_reference)(*along[:2], A, *along[2:], D, state=state.clone())
     close(ssd_step_triton(x, delta, A, B, C, D, state=state), expected[:, 0])
-    close(state, after)
+    close(state, after.to(kept))

@@ -92,7 +92,7 @@ def selective_scan_step_triton(
     block: int = STEP_BLOCK,
     warps: int = 1,
 ) -> Tensor:
-    """One step of b rows; `state` (b, e, n), float32 and of any strides, is updated in place.
+    """One step of b rows; `state` (b, e, n), of any dtype and strides, is updated in place.
 
     Args: x, delta (b, e) · A (e, n) · B, C (b, n) · D (e,) · z (b, e) · delta_bias (e,), as above.
     Returns: y (b, e) in x's dtype.

@@ -135,7 +135,7 @@ def step_kernel(
     e_in, n_in = e < channels, n < n_state
     tile_in = e_in[:, None] & n_in[None, :]
     state_at = state_ptr + row * state_row + e[:, None] * state_e + n[None, :] * state_n
-    h = tl.load(state_at, mask=tile_in, other=0.0)
+    h = tl.load(state_at, mask=tile_in, other=0.0).to(tl.float32)
     A = tl.load(a_ptr + e[:, None] * a_e + n[None, :] * a_n, mask=tile_in, other=0.0) * LOG2_E
     x = tl.load(x_ptr + row * x_row + e, mask=e_in, other=0.0).to(tl.float32)
     delta = tl.load(delta_ptr + row * delta_row + e, mask=e_in, other=0.0).to(tl.float32)
@@ -149,4 +149,4 @@ def step_kernel(
     if z_ptr is not None:
         y *= silu(tl.load(z_ptr + row * z_row + e, mask=e_in, other=0.0).to(tl.float32))
     tl.store(y_ptr + row * channels + e, y.to(y_ptr.dtype.element_ty), mask=e_in)
-    tl.store(state_at, h, mask=tile_in)
+    tl.store(state_at, h.to(state_ptr.dtype.element_ty), mask=tile_in)

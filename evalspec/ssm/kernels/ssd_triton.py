@@ -112,7 +112,7 @@ def ssd_step_triton(
     block: int | None = None,
     warps: int = WARPS,
 ) -> Tensor:
-    """One step of b rows; `state` (b, h, p, n), float32, each row's values together, is updated in place.
+    """One step of b rows; `state` (b, h, p, n), of any dtype, each row's values together, is updated in place.
 
     Args: x (b, h, p) · delta (b, h) · A (h,) · B, C (b, g, n) · D (h,). Returns: y (b, h, p) in x's dtype.
     """

@@ -189,7 +189,7 @@ def step_kernel(
     p_in, n_in = p < size, n < n_state
     tile_in = p_in[:, None] & n_in[None, :]
     state_at = state_ptr + row * state_row + (head * size + p[:, None]) * n_state + n[None, :]
-    h = tl.load(state_at, mask=tile_in, other=0.0)
+    h = tl.load(state_at, mask=tile_in, other=0.0).to(tl.float32)
     group = head // heads_a_group
     x = tl.load(x_ptr + row * x_row + head * x_head + p, mask=p_in, other=0.0).to(tl.float32)
     B = tl.load(b_ptr + row * b_row + group * b_group + n, mask=n_in, other=0.0).to(tl.float32)
@@ -199,4 +199,4 @@ def step_kernel(
     h = decay * h + (delta * x)[:, None] * B[None, :]
     y = tl.sum(h * C[None, :], axis=1) + tl.load(d_ptr + head) * x
     tl.store(y_ptr + (row * heads + head) * size + p, y.to(y_ptr.dtype.element_ty), mask=p_in)
-    tl.store(state_at, h, mask=tile_in)
+    tl.store(state_at, h.to(state_ptr.dtype.element_ty), mask=tile_in)
