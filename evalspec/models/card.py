@@ -18,6 +18,7 @@ from typing import Any
 from evalspec.errors import BackendError, ModelError, suggest
 from evalspec.models.cost import Cost, cost_of
 from evalspec.models.forking import why_fed_again
+from evalspec.models.kernels import why_not
 from evalspec.models.tokens import Tokenizer
 from evalspec.spec.blocks import ModelBlock
 
@@ -142,7 +143,7 @@ def find_model(name: str, block: ModelBlock, root: Path) -> Model:
         value = config.get(key)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
             raise ModelError(f"models.{name}.weights: `{key}` in {path} is {json.dumps(value)}, not a whole number")
-    backend = _backend(name, block, str(config.get("model_type")))
+    backend = _backend(name, block, config)
     return Model(name, block, directory, config, backend, _tokenizer_source(block, root))
 
 
@@ -189,7 +190,8 @@ def _from_hub(block: ModelBlock) -> Path:
         raise ModelError(f"`weights: {block.weights}` is no directory here, and the hub refused it: {first}") from None
 
 
-def _backend(name: str, block: ModelBlock, model_type: str) -> str:
+def _backend(name: str, block: ModelBlock, config: Mapping[str, Any]) -> str:
+    model_type = str(config.get("model_type"))
     backend = block.backend
     if backend == "auto":
         backend = "native" if model_type in NATIVE_TYPES else "transformers"
@@ -198,13 +200,9 @@ def _backend(name: str, block: ModelBlock, model_type: str) -> str:
             f"models.{name}: backend `native` runs {' and '.join(NATIVE_TYPES)}, and {block.weights} is a "
             f"`{model_type}`; backends that could: transformers"
         )
-    kernels = f"models.{name}: `kernels: {block.kernels}`"
-    if backend != "native" and block.kernels != "auto":
-        raise BackendError(f"{kernels} belongs to `backend: native`; {block.weights} runs on {backend}")
-    if block.kernels == "mamba_ssm":
-        raise BackendError(f"{kernels} is not there yet; say `auto`")
-    if block.kernels == "triton" and (model_type != "mamba" or block.device == "cpu"):
-        raise BackendError(f"{kernels} serves Mamba on a GPU, not {model_type} on {block.device}; say `auto`")
+    reason = why_not(block, backend, config)
+    if reason is not None:
+        raise BackendError(f"models.{name}: {reason}")
     if backend == "native" and block.device_map:
         raise BackendError(f"models.{name}: `device_map` needs `backend: transformers`; native runs on one device")
     return backend

@@ -92,8 +92,7 @@ def state_bytes(model: Model, length: int) -> int | None:
     """Bytes of the state (KV cache included) of one sequence of `length` tokens; None for unknown architectures."""
     if model.cost is None:
         return None
-    dtype = DTYPE_BYTES[_dtype(model)]
-    return model.cost.state_bytes(length, dtype, 4)
+    return model.cost.state_bytes(length, DTYPE_BYTES[_dtype(model)], DTYPE_BYTES[model.block.state_dtype])
 
 
 def _dtype(model: Model) -> str:

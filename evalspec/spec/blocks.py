@@ -34,7 +34,13 @@ class ModelBlock(Block):
     device_map: Literal["auto", "balanced", "sequential"] | None = None
     """Spread the layers over several GPUs (transformers backend only)."""
     kernels: Literal["auto", "torch", "triton", "mamba_ssm"] = "auto"
-    """Kernels of the native backend. `auto` takes the fastest that is right on this device."""
+    """What convolutions and recurrences run on in the native backend. `triton`: our own kernels for GPUs. `mamba_ssm`:
+    those of the packages mamba-ssm and causal-conv1d, for GPUs too. `torch`: plain forms, for comparison. `auto`:
+    `triton` on a GPU, compiled loops and products on a CPU."""
+    state_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision in which the native backend keeps state-space states between batches of tokens and while it decodes
+    (what is computed is float32). `bfloat16` halves their memory and rounds them, so that results depend a little on
+    where batches begin."""
     revision: str | None = None
     """Branch, tag or commit on the hub."""
     tokenizer: str | None = None

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evalspec.plan.pack import Pack
+from evalspec.ssm.kernels.choice import Choice
 from evalspec.ssm.state import LayerState, RecurrentState
 
 
@@ -62,6 +63,8 @@ class Mixer(nn.Module):
 
     out_proj: nn.Linear
     A_log: nn.Parameter
+    kernels: Choice = "auto"
+    """What its convolution and recurrence run on."""
     frozen: Tensor | None = None
     """A = −exp(A_log), once the parameters no longer change."""
 
@@ -178,6 +181,12 @@ class RecurrentLanguageModel(nn.Module):
     def _stream(self, embedded: Tensor) -> Tensor:
         """The residual stream that blocks add to: float32 where the config asks for it."""
         return embedded.float() if self.residual_in_fp32 else embedded
+
+    def use(self, kernels: Choice) -> RecurrentLanguageModel:
+        """Run every layer's convolution and recurrence on these."""
+        for block in self.backbone.layers:
+            cast(Mixer, block.mixer).kernels = kernels
+        return self
 
     def freeze(self) -> RecurrentLanguageModel:
         """For inference: compute what depends on parameters alone, which must not change from now on."""

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from evalspec.plan.pack import Pack
 from evalspec.ssm.kernels.causal_conv1d import causal_conv1d
-from evalspec.ssm.kernels.selective_scan import selective_scan
+from evalspec.ssm.kernels.choice import Kernels, kernels_for
+from evalspec.ssm.kernels.selective_scan import selective_scan, selective_scan_reference
 from evalspec.ssm.language_model import (
     Mixer,
     RecurrentLanguageModel,
@@ -80,12 +81,12 @@ class MambaMixer(Mixer):
         self.A_log = nn.Parameter(torch.arange(1, n + 1).float().log().repeat(e, 1))
         self.D = nn.Parameter(torch.ones(e))
         self.out_proj = nn.Linear(e, d, bias=config.use_bias)
-        self.scan = selective_scan  # the fastest for the device; another form may take its place
 
     def forward(self, x: Tensor, state: LayerState | None, pack: Pack) -> tuple[Tensor, LayerState]:
         """(t, d) → (t, d) and the kept states: conv (k, K−1, e), ssm (k, e, n)."""
-        if x.is_cuda and not torch.is_grad_enabled() and self.scan is selective_scan:
-            return self._fused(x, state, pack)
+        kernels = kernels_for(self.kernels, x)
+        if kernels is not None:
+            return self._fused(kernels, x, state, pack)
         config = self.config
         u, z = self.in_proj(x).chunk(2, dim=-1)  # t, e each
         u, conv = causal_conv1d(
@@ -99,23 +100,20 @@ class MambaMixer(Mixer):
         low_rank, B, C = torch.split(self.x_proj(u), [config.rank, config.state_size, config.state_size], dim=-1)
         # The bias joins in float32: Δ spans orders of magnitude, and 16 bit would round its smallest away.
         delta = F.softplus(F.linear(low_rank, self.dt_proj.weight).float() + self.dt_proj.bias.float())
-        A = self.rates()
-        y, ends = self.scan(u, delta, A, B, C, self.D, pack=pack, state=None if state is None else state.ssm)
+        A, scan = self.rates(), selective_scan_reference if self.kernels == "torch" else selective_scan
+        y, ends = scan(u, delta, A, B, C, self.D, pack=pack, state=None if state is None else state.ssm)
         return self.out_proj((y * F.silu(z)).to(x.dtype)), LayerState(conv, kept(ends, pack))
 
-    def _fused(self, x: Tensor, state: LayerState | None, pack: Pack) -> tuple[Tensor, LayerState]:
+    def _fused(self, kernels: Kernels, x: Tensor, state: LayerState | None, pack: Pack) -> tuple[Tensor, LayerState]:
         """The same on a GPU, in fewer passes: silu, softplus and the gate are parts of their neighbours' kernels."""
-        from evalspec.ssm.kernels.causal_conv1d_triton import causal_conv1d_packed_triton
-        from evalspec.ssm.kernels.selective_scan_packed_triton import selective_scan_packed_triton
-
         config = self.config
         u, z = self.in_proj(x).chunk(2, dim=-1)
         weight, before = self.conv1d.weight[:, 0], None if state is None else state.conv
-        u, conv = causal_conv1d_packed_triton(u, weight, self.conv1d.bias, pack=pack, state=before, silu=True)
+        u, conv = kernels.convolve(u, weight, self.conv1d.bias, pack=pack, state=before, silu=True)
         projected = self.x_proj(u)
         low_rank = projected[:, : config.rank]
         B, C = projected[:, config.rank :].float().chunk(2, dim=-1)  # widened once, not by every channel's program
-        y, ends = selective_scan_packed_triton(
+        y, ends = kernels.scan(
             u,
             F.linear(low_rank, self.dt_proj.weight),
             self.rates(),
@@ -131,18 +129,16 @@ class MambaMixer(Mixer):
 
     def step(self, x: Tensor, state: LayerState) -> Tensor:
         """One token a row, (b, d) → (b, d); the state (b, …) is updated in place."""
-        if not x.is_cuda:
+        kernels = kernels_for(self.kernels, x)
+        if kernels is None:
             return super().step(x, state)
-        from evalspec.ssm.kernels.causal_conv1d_triton import causal_conv1d_step_triton
-        from evalspec.ssm.kernels.selective_scan_packed_triton import selective_scan_step_triton
-
         config = self.config
         u, z = self.in_proj(x).chunk(2, dim=-1)
-        u = causal_conv1d_step_triton(u, self.conv1d.weight[:, 0], self.conv1d.bias, state=state.conv, silu=True)
+        u = kernels.convolve_step(u, self.conv1d.weight[:, 0], self.conv1d.bias, state=state.conv, silu=True)
         low_rank, B, C = torch.split(self.x_proj(u), [config.rank, config.state_size, config.state_size], dim=-1)
         delta = F.linear(low_rank, self.dt_proj.weight)
         A, bias = self.rates(), self.dt_proj.bias
-        y = selective_scan_step_triton(u, delta, A, B, C, self.D, state=state.ssm, z=z, delta_bias=bias)
+        y = kernels.scan_step(u, delta, A, B, C, self.D, state=state.ssm, z=z, delta_bias=bias)
         return cast(Tensor, self.out_proj(y))
 
     @torch.no_grad()

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from evalspec.plan.pack import Pack
 from evalspec.ssm.kernels.causal_conv1d import causal_conv1d
-from evalspec.ssm.kernels.ssd import ssd
+from evalspec.ssm.kernels.choice import kernels_for
+from evalspec.ssm.kernels.ssd import ssd, ssd_chunked
 from evalspec.ssm.language_model import (
     Mixer,
     RecurrentLanguageModel,
@@ -85,23 +86,23 @@ class Mamba2Mixer(Mixer):
         self.D = nn.Parameter(torch.ones(heads))
         self.norm = RMSNorm(e, config.layer_norm_epsilon)
         self.out_proj = nn.Linear(e, d, bias=config.use_bias)
-        self.scan = ssd  # the fastest for the device; another form may take its place
 
     def forward(self, x: Tensor, state: LayerState | None, pack: Pack) -> tuple[Tensor, LayerState]:
         """(t, d) → (t, d) and the kept states: conv (k, K−1, E + 2 g n), ssm (k, h, p, n)."""
-        config = self.config
+        config, kernels = self.config, kernels_for(self.kernels, x)
         z, u, delta = torch.split(self.in_proj(x), [config.inner, config.conv_channels, config.num_heads], dim=-1)
-        u, conv = causal_conv1d(
-            u,
-            self.conv1d.weight[:, 0],
-            self.conv1d.bias,
-            pack=pack,
-            state=None if state is None else state.conv,
-        )
+        weight, bias, before = self.conv1d.weight[:, 0], self.conv1d.bias, None if state is None else state.conv
+        if kernels is None:
+            scan = ssd_chunked if self.kernels == "torch" else ssd
+            u, conv = causal_conv1d(u, weight, bias, pack=pack, state=before)
+            u = F.silu(u)
+        else:
+            scan = kernels.ssd
+            u, conv = kernels.convolve(u, weight, bias, pack=pack, state=before, silu=True)
         shared = config.n_groups * config.state_size
-        u, B, C = torch.split(F.silu(u), [config.inner, shared, shared], dim=-1)
+        u, B, C = torch.split(u, [config.inner, shared, shared], dim=-1)
         delta = F.softplus(delta.float() + self.dt_bias.float()).clamp(*config.time_step_limit)  # t, h
-        y, ends = self.scan(
+        y, ends = scan(
             torch.unflatten(u, 1, (config.num_heads, config.head_dim)),
             delta,
             self.rates(),
@@ -115,18 +116,16 @@ class Mamba2Mixer(Mixer):
 
     def step(self, x: Tensor, state: LayerState) -> Tensor:
         """One token a row, (b, d) → (b, d); the state (b, …) is updated in place."""
-        if not x.is_cuda:
+        kernels = kernels_for(self.kernels, x)
+        if kernels is None:
             return super().step(x, state)
-        from evalspec.ssm.kernels.causal_conv1d_triton import causal_conv1d_step_triton
-        from evalspec.ssm.kernels.ssd_triton import ssd_step_triton
-
         config = self.config
         z, u, delta = torch.split(self.in_proj(x), [config.inner, config.conv_channels, config.num_heads], dim=-1)
-        u = causal_conv1d_step_triton(u, self.conv1d.weight[:, 0], self.conv1d.bias, state=state.conv, silu=True)
+        u = kernels.convolve_step(u, self.conv1d.weight[:, 0], self.conv1d.bias, state=state.conv, silu=True)
         shared = config.n_groups * config.state_size
         u, B, C = torch.split(u, [config.inner, shared, shared], dim=-1)
         delta = F.softplus(delta.float() + self.dt_bias.float()).clamp(*config.time_step_limit)
-        y = ssd_step_triton(
+        y = kernels.ssd_step(
             torch.unflatten(u, 1, (config.num_heads, config.head_dim)),
             delta,
             self.rates(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tokenizers import models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, Mamba2Config, MambaConfig, PreTrainedTokenizerFast
 
 from evalspec.errors import BackendError, ModelError
+from evalspec.execute.backends.forking import ForkedState
 from evalspec.execute.backends.native import NativeBackend, open_native
 from evalspec.execute.backends.transformers import TransformersBackend, open_transformers
 from evalspec.execute.protocols import DecodeRequest, ForkingBackend, Span
@@ -92,14 +94,60 @@ def test_kernels_are_as_asked_and_those_that_cannot_serve_are_refused(root: Path
     (plain,) = open_native(model(root, "mamba", kernels="torch", device="cpu")).extend([span])
     (auto,) = open_native(model(root, "mamba", device="cpu")).extend([span])
     np.testing.assert_allclose(plain.logprobs, auto.logprobs, atol=1e-6)
-    with pytest.raises(BackendError, match="`kernels: triton` serves Mamba on a GPU, not mamba on cpu"):
-        model(root, "mamba", kernels="triton", device="cpu")
-    with pytest.raises(BackendError, match="kernels: mamba_ssm"):
-        model(root, "mamba", kernels="mamba_ssm")
-    with pytest.raises(BackendError, match="not mamba2 on auto"):
-        model(root, "mamba2", kernels="triton")
+    for name in ("mamba", "mamba2"):
+        for kernels in ("triton", "mamba_ssm"):
+            with pytest.raises(BackendError, match=f"`kernels: {kernels}` runs on a GPU, not on `device: cpu`"):
+                model(root, name, kernels=kernels, device="cpu")
+            assert model(root, name, kernels=kernels).backend == "native"  # what `auto` finds is seen when it is opened
     with pytest.raises(BackendError, match="belongs to `backend: native`"):
         model(root, "llama", kernels="torch")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+@pytest.mark.parametrize("kernels", ["triton", "mamba_ssm"])
+def test_kernels_for_a_gpu_are_refused_where_there_is_none(root: Path, kernels: str) -> None:
+    with pytest.raises(BackendError, match=f"`kernels: {kernels}` needs a GPU, which is not here; say `auto`"):
+        open_native(model(root, "mamba2", kernels=kernels))
+
+
+def test_missing_packages_of_kernels_are_said_with_how_to_get_them(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evalspec.execute.backends.native.device_of", lambda model: torch.device("cuda"))
+    monkeypatch.setitem(sys.modules, "causal_conv1d", None)
+    with pytest.raises(BackendError, match=r"causal_conv1d.*pip install 'evalspec\[mamba\]'"):
+        open_native(model(root, "mamba", kernels="mamba_ssm"))
+
+
+def backend_of(root: Path, name: str = "mamba", **settings: Any) -> NativeBackend:
+    return open_native(model(root, name, device="cpu", **settings))
+
+
+@pytest.mark.parametrize("name", ["mamba", "mamba2"])
+def test_states_in_bfloat16_take_half_the_bytes_and_change_scores_by_their_rounding(root: Path, name: str) -> None:
+    tokens = np.arange(24, dtype=np.int32) % 30
+    wide, narrow = backend_of(root, name), backend_of(root, name, state_dtype="bfloat16")
+    found = []
+    for backend in (wide, narrow):
+        (first,) = backend.extend([Span(tokens[:12], keep=True)])
+        assert isinstance(first.state, ForkedState)
+        child = Span(tokens[12:], first.state, np.arange(11), tokens[13:].astype(np.int64), keep=True)
+        (second,) = backend.extend([child])
+        (output,) = backend.decode([second.state], [DecodeRequest(Decoding(max_tokens=6), 0)])
+        found.append((first.state.memory, second.logprobs, output))
+    (exact, exact_scores, exact_output), (rounded, scores, output) = found
+    assert (exact.ssm.dtype, rounded.ssm.dtype) == (torch.float32, torch.bfloat16)
+    assert exact.conv.dtype == rounded.conv.dtype
+    assert rounded.ssm.nbytes * 2 == exact.ssm.nbytes == 2 * (wide.state_bytes(9) - narrow.state_bytes(9))
+    torch.testing.assert_close(rounded.ssm.float(), exact.ssm, atol=0, rtol=2**-8)
+    np.testing.assert_allclose(scores, exact_scores, atol=5e-3)
+    assert not np.array_equal(scores, exact_scores)
+    assert output.text == exact_output.text
+    assert narrow.identity != wide.identity
+
+
+def test_states_in_bfloat16_are_the_native_backends_alone(root: Path) -> None:
+    for name, backend in (("llama", "auto"), ("mamba", "transformers")):
+        with pytest.raises(BackendError, match="`state_dtype: bfloat16` belongs to `backend: native`"):
+            model(root, name, backend=backend, state_dtype="bfloat16")
 
 
 def test_a_device_that_is_not_here_is_said(root: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from evalspec.errors import ModelError
+from evalspec.errors import BackendError, ModelError
 from evalspec.models.card import Model, find_model, zoo_folder
 from evalspec.spec.blocks import ModelBlock
 
@@ -58,6 +58,23 @@ def test_a_length_that_is_no_number_is_named_with_its_file(tmp_path: Path, key: 
     copied(tmp_path / "here", **{key: "lots"})
     with pytest.raises(ModelError, match=rf"models\.m\.weights: `{key}` in .*config\.json is \"lots\""):
         model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ({"conv_kernel": 5}, "causal-conv1d has filters of 2 to 4 inputs, not of 5"),
+        ({"hidden_size": 130}, "causal-conv1d needs a number of channels that 8 divides, and there are 260"),
+        ({"state_size": 512}, "mamba-ssm has states of at most 256, not of 512"),
+    ],
+)
+def test_what_the_packages_have_no_kernel_for_is_refused_before_anything_is_computed(
+    tmp_path: Path, config: dict[str, int], reason: str
+) -> None:
+    copied(tmp_path / "here", **config)
+    assert model(tmp_path).backend == "native"
+    with pytest.raises(BackendError, match=rf"`kernels: mamba_ssm` cannot serve here: {reason}; say `auto`"):
+        model(tmp_path, kernels="mamba_ssm")
 
 
 def test_a_folder_called_like_weights_is_no_weights(tmp_path: Path) -> None:

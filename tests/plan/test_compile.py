@@ -12,6 +12,7 @@ from evalspec.errors import EvalspecError, PromptError
 from evalspec.plan.compile import Plan, compile_plan
 from evalspec.plan.price import plan_json, plan_table
 from evalspec.spec import load
+from evalspec.tabular import bytes_text
 
 ROWS = [
     {"id": f"q{number}", "question": f"Who is number {number}?", "answer": "Anna", "gold": [f"p{number}"]}
@@ -103,6 +104,22 @@ def test_a_model_that_cannot_be_forked_is_said_and_priced_so(tmp_path: Path) -> 
     assert other["flops"] > 2 * native["flops"]
     (note,) = [line for line in plan_table(plan).splitlines() if line.startswith("other: ")]
     assert "`backend: native` could" in note
+
+
+def test_states_in_bfloat16_are_priced_so(tmp_path: Path) -> None:
+    asked = spec()
+    asked["models"] = {
+        "wide": {"weights": "zoo/mamba", "dtype": "float32"},
+        "narrow": {"weights": "zoo/mamba", "dtype": "float32", "state_dtype": "bfloat16"},
+    }
+    plan = compile_plan(load(asked, root=project(tmp_path)))
+    wide, narrow = plan_json(plan)["models"]
+    config = plan.models[0].model.config
+    numbers = config["num_hidden_layers"] * 2 * config["hidden_size"] * config["state_size"]  # L E N
+    assert wide["state_bytes"] - narrow["state_bytes"] == 2 * numbers
+    shown = {line.split()[0]: line for line in plan_table(plan).splitlines() if "native" in line}
+    for entry in (wide, narrow):
+        assert bytes_text(entry["state_bytes"]) in shown[entry["model"]]
 
 
 def test_retriever_none_is_one_cell_a_model(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from evalspec.errors import BackendError, ModelError
 from evalspec.models.card import Model
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def device_of(model: Model) -> torch.device:
@@ -29,7 +29,7 @@ def dtype_of(model: Model, device: torch.device) -> torch.dtype:
     """The block's `dtype`; `auto` is float32 on a CPU and bfloat16 on a GPU."""
     if model.block.dtype == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
-    return _DTYPES[model.block.dtype]
+    return DTYPES[model.block.dtype]
 
 
 def end_tokens_of(model: Model) -> frozenset[int]:

@@ -1,6 +1,7 @@
-"""The native backend: Mamba and Mamba-2 on evalspec's own kernels, their fixed-size states forked.
+"""The native backend: Mamba and Mamba-2 on evalspec's own kernels, or mamba-ssm's, their fixed-size states forked.
 
-A pack runs as one row of tokens: nothing is padded, and all children read their parent's state where it is.
+A pack runs as one row of tokens: with our kernels nothing is padded, and all children read their parent's state where
+it is. Between packs, and in decoding, states are kept in a precision of their own; what is computed is float32.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor
 
 import evalspec
 from evalspec.errors import BackendError
-from evalspec.execute.backends.device import device_of, dtype_of, end_tokens_of
+from evalspec.execute.backends.device import DTYPES, device_of, dtype_of, end_tokens_of
 from evalspec.execute.backends.forking import Fed, ForkedState, ForkingModel
 from evalspec.execute.backends.graphs import GraphedSteps, Seated
 from evalspec.models.card import Model
@@ -23,17 +24,14 @@ from evalspec.models.tokens import Tokenizer
 from evalspec.plan.forest import Tokens
 from evalspec.plan.pack import Pack
 from evalspec.ssm.checkpoints import load
-from evalspec.ssm.kernels.selective_scan import selective_scan_reference
-from evalspec.ssm.kernels.ssd import ssd_chunked
+from evalspec.ssm.kernels.choice import Choice, Kernels
 from evalspec.ssm.language_model import RecurrentLanguageModel
-from evalspec.ssm.mamba import MambaMixer
-from evalspec.ssm.mamba2 import Mamba2Mixer
 from evalspec.ssm.state import LayerState, RecurrentState, select, stack
 
 
 @dataclass(frozen=True, eq=False)
 class PackedState:
-    """One sequence's memory, all layers together: conv (layers, K−1, C), ssm (layers, …)."""
+    """One sequence's memory, all layers together: conv (layers, K−1, C), ssm (layers, …) in the precision of states."""
 
     conv: Tensor
     ssm: Tensor
@@ -51,9 +49,15 @@ class NativeBackend(ForkingModel[PackedState, RecurrentState | Seated]):
         *,
         end_tokens: frozenset[int] = frozenset(),
         batch_tokens: int | None = None,
+        kernels: Choice = "auto",
+        state_dtype: torch.dtype = torch.float32,
     ) -> None:
-        """Run a model where its parameters are. `end_tokens` end an answer; `batch_tokens` bounds a batch."""
-        self.model = model.eval().freeze()
+        """Run a model where its parameters are.
+
+        `end_tokens` end an answer; `batch_tokens` bounds a batch; state-space states are kept as `state_dtype`.
+        """
+        self.model = model.eval().freeze().use(kernels)
+        self.state_dtype = state_dtype
         head = model.lm_head.weight
         super().__init__(
             tokenizer,
@@ -63,13 +67,21 @@ class NativeBackend(ForkingModel[PackedState, RecurrentState | Seated]):
             end_tokens=end_tokens,
             batch_tokens=batch_tokens,
         )
-        self.graphs = GraphedSteps(model) if self.device.type == "cuda" else None
-        self.version = f"{evalspec.__version__} (torch {torch.__version__})"
+        # Plain steps read indices from the CPU, which a recorded graph cannot.
+        self.graphs = GraphedSteps(model) if self.device.type == "cuda" and kernels != "torch" else None
+        theirs = f", {kernels.version}" if isinstance(kernels, Kernels) and kernels.version else ""
+        self.version = f"{evalspec.__version__} (torch {torch.__version__}{theirs})"
         with torch.inference_mode():
             # A small pack: it says how large a state is, and has every kernel compiled or loaded before it is needed.
             ids = torch.zeros(3, dtype=torch.long, device=self.device)
             _, state = model(ids, None, Pack.of([1, 1, 1], [-1, 0, 0], 1, [0]))
-        self._bytes = int(state.nbytes + head.shape[1] * head.element_size())
+        held = sum(layer.conv.nbytes + layer.ssm.numel() * state_dtype.itemsize for layer in state.layers)
+        self._bytes = int(held + head.shape[1] * head.element_size())
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """The precision of states beside that of weights: both round what is computed."""
+        return (*super().identity, f"{str(self.state_dtype).removeprefix('torch.')} states")
 
     def state_bytes(self, length: int) -> int:
         """Bytes of one sequence's state, whatever its length."""
@@ -92,7 +104,7 @@ class NativeBackend(ForkingModel[PackedState, RecurrentState | Seated]):
         picked = vectors[scored] if hidden is None else torch.cat([vectors[scored], hidden])
         last = vectors[torch.from_numpy(pack.stop[pack.keep] - 1).to(self.device)]
         conv = torch.stack([layer.conv for layer in after.layers], dim=1)  # rows, layers, …
-        ssm = torch.stack([layer.ssm for layer in after.layers], dim=1)
+        ssm = torch.stack([layer.ssm.to(self.state_dtype) for layer in after.layers], dim=1)
         # Copies, so that one row's memory is freed when that row is dropped.
         memories = [PackedState(c.clone(), s.clone()) for c, s in zip(conv, ssm, strict=True)]
         return Fed(self._logits(picked), last, memories)
@@ -137,16 +149,31 @@ class NativeBackend(ForkingModel[PackedState, RecurrentState | Seated]):
 
 def open_native(model: Model) -> NativeBackend:
     """Load a Mamba or Mamba-2 checkpoint as its block asks. BackendError for kernels that cannot serve it here."""
-    device, kernels = device_of(model), model.block.kernels
-    if kernels == "triton" and device.type != "cuda":
-        raise BackendError(f"models.{model.name}: `kernels: triton` needs a GPU, which is not here; say `auto`")
-    weights = load(model.directory, dtype=dtype_of(model, device), device=device)
-    if kernels == "torch":
-        for mixer in weights.modules():
-            if isinstance(mixer, MambaMixer):
-                mixer.scan = selective_scan_reference
-            elif isinstance(mixer, Mamba2Mixer):
-                mixer.scan = ssd_chunked
+    device, block = device_of(model), model.block
+    kernels = _kernels(model, device)
     return NativeBackend(
-        weights, model.tokenizer, end_tokens=end_tokens_of(model), batch_tokens=model.block.batch_tokens
+        load(model.directory, dtype=dtype_of(model, device), device=device),
+        model.tokenizer,
+        end_tokens=end_tokens_of(model),
+        batch_tokens=block.batch_tokens,
+        kernels=kernels,
+        state_dtype=DTYPES[block.state_dtype],
     )
+
+
+def _kernels(model: Model, device: torch.device) -> Choice:
+    """What the block's `kernels` stands for on this device: `triton` is what `auto` takes on a GPU."""
+    asked, said = model.block.kernels, f"models.{model.name}: `kernels: {model.block.kernels}`"
+    if asked in ("triton", "mamba_ssm") and device.type != "cuda":
+        raise BackendError(f"{said} needs a GPU, which is not here; say `auto`")
+    if asked != "mamba_ssm":
+        return "torch" if asked == "torch" else "auto"
+    from evalspec.ssm.kernels.mamba_ssm_kernels import load_mamba_ssm
+
+    try:
+        return load_mamba_ssm()
+    except (ImportError, OSError) as error:  # OSError: a library that was built for another one
+        raise BackendError(
+            f"{said} needs mamba-ssm and causal-conv1d, and they cannot be loaded here ({error}); "
+            "pip install 'evalspec[mamba]' on a machine with a GPU and its compiler, or say `auto`"
+        ) from error

@@ -25,10 +25,6 @@ def causal_conv1d(
     Returns: y (t, e) in x's dtype, and the last K−1 inputs of each segment of `pack.keep` (k, K−1, e).
     """
     before = weight.shape[1] - 1
-    if x.is_cuda and not torch.is_grad_enabled():
-        from evalspec.ssm.kernels.causal_conv1d_triton import causal_conv1d_packed_triton
-
-        return causal_conv1d_packed_triton(x, weight, bias, pack=pack, state=state)
     if state is None:
         state = x.new_zeros(pack.given, before, x.shape[1])
     state = state.to(x.dtype)

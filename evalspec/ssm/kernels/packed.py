@@ -1,13 +1,14 @@
 """A pack's index arrays on a device: computed and copied once a pack, and then read by the kernels of every layer.
 
-What is kept for a pack goes when the pack goes. All indices are int32; kernels widen them before they multiply.
+What is kept for a pack goes when the pack goes. All indices are int32; kernels widen them before they multiply. (Those
+of `batches_on` index tensors in PyTorch, and are int64.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -64,6 +65,36 @@ class Ports:
     chain_stop: Tensor
 
 
+@dataclass(frozen=True)
+class Rows:
+    """Segments of one depth and of like length as rows (r, l), for kernels that know rows of one length only.
+
+    token (r, l)       the token at each place; behind a row's end its last one again
+    real  (r, l)       whether the place is within the row
+    source (r,)        the state that each row continues: the given ones are counted first, then the pack's `ends`
+    ending, slot (k,)  rows whose last state is needed, and its place, counted likewise
+    roots              whether they continue given states, and nothing that was computed here
+    """
+
+    token: Tensor
+    real: Tensor
+    source: Tensor
+    ending: Tensor
+    slot: Tensor
+    roots: bool
+
+
+@dataclass(frozen=True)
+class Batches:
+    """All segments of a pack in such rows, parents before children.
+
+    order (t,)   where each token of the pack stands among all places, one batch's (r · l) behind the other's
+    """
+
+    rows: tuple[Rows, ...]
+    order: Tensor
+
+
 def segments_on(pack: Pack, device: torch.device) -> Segments:
     """The pack's segments for the kernels that walk along each."""
 
@@ -102,6 +133,43 @@ def ports_on(pack: Pack, chunk: int, device: torch.device) -> Ports:
         return Ports(levels, *_to(device, *arrays))
 
     return _kept(pack, ("ports", chunk, device), make)
+
+
+def batches_on(pack: Pack, most: int, device: torch.device) -> Batches:
+    """The pack in batches of at most `most` rows; a row is at least half as long as its batch's longest."""
+
+    def make() -> Batches:
+        roots, arrays, first = [], [], 0
+        order = np.empty(pack.tokens, np.int64)
+        for segments in _alike(pack, most):
+            length = pack.length[segments]
+            place = np.arange(int(length.max()))
+            real = place < length[:, None]
+            token = pack.start[segments][:, None] + np.minimum(place, length[:, None] - 1)
+            order[token[real]] = first + np.flatnonzero(real)
+            above = pack.parent[segments]
+            source = np.where(above >= 0, pack.given + pack.slot[above], -1 - above)
+            ending = np.flatnonzero(pack.slot[segments] >= 0)
+            arrays += [token, real, source, ending, pack.given + pack.slot[segments[ending]]]
+            roots.append(bool(above[0] < 0))
+            first += token.size
+        *found, at = _to(device, *arrays, order, dtype=np.int64)
+        parts = [found[5 * number : 5 * number + 5] for number in range(len(roots))]
+        rows = (Rows(a, b.bool(), c, d, e, root) for (a, b, c, d, e), root in zip(parts, roots, strict=True))
+        return Batches(tuple(rows), at)
+
+    return _kept(pack, ("batches", most, device), make)
+
+
+def _alike(pack: Pack, most: int) -> Iterator[Ints]:
+    """Segments of one depth, long ones first, cut where a batch is full or a row would be mostly padding."""
+    for level in pack.levels:
+        level = level[np.argsort(-pack.length[level], kind="stable")]
+        first = 0
+        for at in range(len(level) + 1):
+            if at == len(level) or at - first == most or 2 * pack.length[level[at]] < pack.length[level[first]]:
+                yield level[first:at]
+                first = at
 
 
 def _chains(parent: Ints, token: Ints) -> tuple[Ints, Ints, Ints, tuple[int, ...]]:
@@ -147,9 +215,9 @@ def _kept(pack: Pack, key: tuple[object, ...], make: Callable[[], Made]) -> Made
     return cast(Made, kept[key])
 
 
-def _to(device: torch.device, *arrays: Ints) -> list[Tensor]:
-    """The arrays as int32 on the device, by one copy."""
-    flat = torch.from_numpy(np.concatenate([array.ravel() for array in arrays]).astype(np.int32)).to(device)
+def _to(device: torch.device, *arrays: Ints, dtype: type[np.signedinteger[Any]] = np.int32) -> list[Tensor]:
+    """The arrays on the device, by one copy."""
+    flat = torch.from_numpy(np.concatenate([array.ravel() for array in arrays]).astype(dtype)).to(device)
     stops = np.cumsum([array.size for array in arrays]).tolist()
     return [flat[stop - array.size : stop].view(array.shape) for array, stop in zip(arrays, stops, strict=True)]
 

@@ -69,15 +69,12 @@ def selective_scan_compiled(
 def selective_scan(
     x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, *, pack: Pack, state: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The scan by the fastest form that serves: Triton on a GPU; on a CPU a compiled loop, or steps for gradients."""
+    """The scan by the form that serves: on a CPU a compiled loop, or steps for gradients; on a GPU Triton's with
+    gradients, for rows. (Without gradients a GPU has faster ones: see `choice`.)"""
     gradients = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, delta, A, B, C, D))
     if not x.is_cuda:
         scan = selective_scan_reference if gradients else selective_scan_compiled
         return scan(x, delta, A, B, C, D, pack=pack, state=state)
-    if not gradients:
-        from evalspec.ssm.kernels.selective_scan_packed_triton import selective_scan_packed_triton
-
-        return selective_scan_packed_triton(x, delta, A, B, C, D, pack=pack, state=state)
     if pack.rows is None:
         return selective_scan_reference(x, delta, A, B, C, D, pack=pack, state=state)
     from evalspec.ssm.kernels.selective_scan_triton import selective_scan_triton

@@ -206,11 +206,7 @@ def _weighted(scores: Tensor, cum: Tensor, plan: _Plan) -> Tensor:
 def ssd(
     x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, *, pack: Pack, state: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """SSD by the form that serves: a step where rows have but one to take, an ordinary batch, or chunks of a forest."""
-    if x.is_cuda and not torch.is_grad_enabled():
-        from evalspec.ssm.kernels.ssd_triton import ssd_packed_triton
-
-        return ssd_packed_triton(x, delta, A, B, C, D, pack=pack, state=state)
+    """SSD in PyTorch by the form that serves: a step where rows take but one, an ordinary batch, chunks of a forest."""
     if pack.rows is None:
         return ssd_chunked(x, delta, A, B, C, D, pack=pack, state=state)
     x, delta, B, C = (torch.unflatten(tensor, 0, pack.rows) for tensor in (x, delta, B, C))
