@@ -27,6 +27,8 @@ from evalspec.execute.protocols import Span
 from evalspec.execute.walk import walk
 from evalspec.plan.forest import Request, build_forest
 from evalspec.ssm import checkpoints
+from evalspec.ssm.kernels.choice import Choice
+from evalspec.ssm.kernels.mamba_ssm_kernels import load_mamba_ssm
 from evalspec.tabular import table
 
 VOCABULARY = 50_288
@@ -64,7 +66,7 @@ def requests(questions: int) -> list[Request]:
     return found
 
 
-def open_model(name: str) -> ForkingModel[Any, Any]:
+def open_model(name: str, kernels: Choice = "auto") -> ForkingModel[Any, Any]:
     """A model with random weights on the GPU."""
     torch.manual_seed(0)
     config = dict(CONFIGS[name])
@@ -77,7 +79,7 @@ def open_model(name: str) -> ForkingModel[Any, Any]:
     for parameter_name, parameter in model.named_parameters():
         if not parameter_name.endswith(WIDE):
             parameter.data = parameter.data.bfloat16()
-    return NativeBackend(model.requires_grad_(False))
+    return NativeBackend(model.requires_grad_(False), kernels=kernels)
 
 
 def weights_of(backend: Any) -> int:
@@ -176,13 +178,15 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=list(CONFIGS))
     parser.add_argument("--questions", type=int, default=500)
     parser.add_argument("--batch-tokens", type=int)
+    parser.add_argument("--kernels", choices=["auto", "mamba_ssm"], default="auto", help="of state-space models")
     options = parser.parse_args()
+    kernels = load_mamba_ssm() if options.kernels == "mamba_ssm" else "auto"
     gemm, copy = gemm_rate(), copy_rate()
     print(f"{torch.cuda.get_device_name()}: {gemm / 1e12:.0f} TFLOP/s bf16, {copy / 1e12:.2f} TB/s copied", flush=True)
     scored, decoded = [], []
     for name in options.models:
         torch.cuda.reset_peak_memory_stats()
-        backend = open_model(name)
+        backend = open_model(name, kernels)
         if isinstance(backend, TransformersBackend):
             print(f"{name}: fed by way of {type(backend.way).__name__} {backend.why_not_tree}", flush=True)
         if options.batch_tokens:

@@ -16,7 +16,8 @@ EXTRAS = (
     ("datasets", "datasets", "`hub:` data", "pip install 'evalspec[hub]'"),
     ("accelerate", "accelerate", "`device_map`: one model over several GPUs", "pip install accelerate"),
     ("triton", "triton", "GPU kernels of our own", "comes with PyTorch for CUDA or ROCm"),
-    ("mamba-ssm", "mamba_ssm", "its kernels on CUDA and ROCm", "pip install 'evalspec[mamba]' on a GPU machine"),
+    ("mamba-ssm", "mamba_ssm", "`kernels: mamba_ssm`, on a GPU", "pip install 'evalspec[mamba]' on a GPU machine"),
+    ("causal-conv1d", "causal_conv1d", "`kernels: mamba_ssm`, too", "pip install 'evalspec[mamba]' on a GPU machine"),
     ("amdsmi", "amdsmi", "power and memory of AMD GPUs", "comes with ROCm"),
 )
 """package, module, what it is for, how to get it"""
@@ -39,11 +40,18 @@ def examine() -> str:
         here = importlib.util.find_spec(module) is not None
         rows.append((package, _version(package) if here else "missing", purpose, "" if here else how))
     backends = [
-        ("native", "ready", "Mamba, Mamba-2; kernels: torch" + (", triton" if _gpu() else "")),
+        ("native", "ready", f"Mamba, Mamba-2; kernels: {', '.join(_kernels())}"),
         ("transformers", _version("transformers"), "any causal language model that transformers loads"),
     ]
     packages = table(("package", "version", "for", "get it"), rows)
     return "\n".join((*lines, "", table(("backend", "state", "runs"), backends), "", packages))
+
+
+def _kernels() -> list[str]:
+    """What a model's `kernels` may be here; mamba-ssm is looked for, and loaded only when it is asked for."""
+    packages = ("mamba_ssm", "causal_conv1d")
+    theirs = ["mamba_ssm"] if all(importlib.util.find_spec(package) for package in packages) else []
+    return ["torch", *(["triton", *theirs] if _gpu() else [])]
 
 
 def _gpu() -> bool:

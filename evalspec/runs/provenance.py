@@ -8,7 +8,10 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "bm25s", "sentence-transformers", "duckdb", "altair")
+PACKAGES = (
+    "torch", "triton", "mamba-ssm", "causal-conv1d", "transformers", "tokenizers", "numpy", "bm25s",
+    "sentence-transformers", "duckdb", "altair",
+)  # fmt: skip
 
 
 def versions() -> dict[str, str]:
