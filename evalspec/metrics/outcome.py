@@ -37,7 +37,9 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Score:
-    """What a metric says of one outcome; `weight` is what a ratio divides by (tokens, words, bytes), or None."""
+    """What a metric says of one outcome. `weight` is what a ratio divides by (tokens, words, bytes), or None; `parts`
+    are what a metric of all samples together is summed from (n-gram counts, say), None for all others."""
 
     value: float
     weight: float | None = None
+    parts: tuple[float, ...] | None = None

@@ -9,6 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from evalspec.metrics.outcome import Outcome, Score
 from evalspec.registry import Registry
 from evalspec.spec.blocks import MetricBlock
@@ -17,8 +20,21 @@ from evalspec.spec.needs import Declaration
 Values = Literal["binary", "unit", "real"]
 """What one score can be: 0 or 1, between 0 and 1, any number. It decides the interval."""
 
-Aggregation = Literal["mean", "exp_ratio"]
-"""`mean`: Σ value / n. `exp_ratio`: exp(Σ value / Σ weight)."""
+Aggregation = Literal["mean", "ratio", "exp_ratio", "corpus"]
+"""`mean`: Σ value / n. `ratio`: Σ value / Σ weight. `exp_ratio`: exp of that. `corpus`: a function of Σ parts."""
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """How a metric of all samples together (BLEU, a calibration error) is made: a function of sums over samples.
+
+    `terms` turns the scores' parts (n, p) into what is summed (n, k); `value` turns r such sums (r, k) into r values.
+    """
+
+    terms: Callable[[Floats], Floats]
+    value: Callable[[Floats], Floats]
 
 
 @dataclass(frozen=True)
@@ -30,6 +46,8 @@ class Metric:
     explanation: str
     values: Values
     aggregation: Aggregation = "mean"
+    corpus: Corpus | None = None
+    """Of the aggregation `corpus`, and of no other."""
 
     @property
     def name(self) -> str:

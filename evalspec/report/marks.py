@@ -157,16 +157,6 @@ def place_bins(deepest: int) -> list[tuple[str, int, int]]:
     return bins
 
 
-def wilson(share: float, n: int) -> tuple[float, float]:
-    """Wilson's 95% interval of a share of n samples. [0, 1] when n is 0."""
-    if n == 0:
-        return 0.0, 1.0
-    z = 1.959963984540054
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
 def written(value: float, main: MainMetric) -> str:
     """`97.5%` for a share, three digits or whole numbers for anything else."""
     return f"{100 * value:.1f}%" if main.share else _digits(value)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import altair as alt
 
+from evalspec.metrics.proportions import proportion_interval
 from evalspec.report.conditions import number
 from evalspec.report.marks import (
     MOST_PANELS,
@@ -25,7 +26,6 @@ from evalspec.report.marks import (
     share_scale,
     sizes,
     tooltip,
-    wilson,
 )
 from evalspec.report.results import Cell, Estimate, GoldPlace, Results
 
@@ -57,7 +57,7 @@ def by_gold_place(results: Results, task: str, places: Sequence[GoldPlace]) -> F
         n, total = sums.get(key, (0, 0.0))
         sums[key] = (n + p.n, total + p.n * p.value)
     estimates = {
-        key: Estimate("", main.name, None, total / n, None, *wilson(total / n, n), n)
+        key: Estimate("", main.name, None, total / n, None, *proportion_interval(total / n, n), n)
         for key, (n, total) in sums.items()
     }
     order = [*(name for name, _, _ in bins), "none"]
@@ -77,7 +77,7 @@ def by_gold_place(results: Results, task: str, places: Sequence[GoldPlace]) -> F
         "Where the gold passage stands",
         f"{main.words.capitalize()}{f' at k = {depth:g}' if depth else ''} by the place of the first gold passage "
         f"among those of the prompt (1 comes first; none: not retrieved); {sizes(list(drawn.values()))} samples "
-        f"a point, bars are 95% Wilson intervals; points of fewer than {FEWEST} samples are only in the numbers.",
+        f"a point, bars are 95% mid-p intervals; points of fewer than {FEWEST} samples are only in the numbers.",
         panelled(layers, points, panels, f"{main.words} by the place of the gold passage"),
         len(panels),
         (condition_column(panels), "place", "model", *NUMBERS),

@@ -16,7 +16,7 @@ from evalspec.report.answer import answer_of
 from evalspec.report.charts import figures_of
 from evalspec.report.conditions import condition_of, short_names
 from evalspec.report.data import gold_places, read_results
-from evalspec.report.marks import place_bins, wilson
+from evalspec.report.marks import place_bins
 from evalspec.report.page import queries
 from evalspec.report.samples import samples_of, shared_starts
 from evalspec.store import Store
@@ -229,14 +229,6 @@ def test_short_names_tell_swept_keys_apart() -> None:
     condition = condition_of({"tasks.qa.retrieval.k": 5, "tasks.qa.retrieval.retriever": "bm25"},
                              {"tasks.qa.retrieval.k": "k", "tasks.qa.retrieval.retriever": "retriever"})  # fmt: skip
     assert condition.label == "bm25, k = 5"
-
-
-def test_wilson_intervals_equal_those_of_scipy() -> None:
-    from scipy.stats import binomtest
-
-    for successes, n in ((0, 10), (3, 17), (119, 120), (120, 120)):
-        expected = binomtest(successes, n).proportion_ci(method="wilson")
-        assert wilson(successes / n, n) == pytest.approx((expected.low, expected.high), abs=1e-9)
 
 
 def test_bins_of_places_cover_each_place_once() -> None:
