@@ -58,13 +58,23 @@ class Tokenizer:
         raise ModelError(f"{self.source}: the tokenizer has no BOS and no EOS token to stand for an empty context")
 
     def encode(self, texts: Sequence[str], *, special: bool = True) -> list[list[int]]:
-        """Token ids of each text; `special` adds what the tokenizer puts in front by itself (BOS, say)."""
+        """Token ids of each text; `special` adds what the tokenizer puts in front by itself (BOS, say), but not in front
+        of a text that begins with the start token already, as what a chat template wrote does."""
         mark = "\x01" if special else "\x00"
         new = list(dict.fromkeys(text for text in texts if mark + text not in self._known))
-        if new:
-            encoded = self.inner(new, add_special_tokens=special, return_attention_mask=False)["input_ids"]
-            self._known.update((mark + text, ids) for text, ids in zip(new, encoded, strict=True))
+        started = [text for text in new if special and self._start_text and text.startswith(self._start_text)]
+        for some, add in ((started, False), ([text for text in new if text not in set(started)], special)):
+            if some:
+                encoded = self.inner(some, add_special_tokens=add, return_attention_mask=False)["input_ids"]
+                self._known.update((mark + text, ids) for text, ids in zip(some, encoded, strict=True))
         return [self._known[mark + text] for text in texts]
+
+    @cached_property
+    def _start_text(self) -> str:
+        """The start token as text; empty where there is none."""
+        tokens = (self.inner.bos_token_id, self.inner.eos_token_id)
+        start = next((token for token in tokens if token is not None), None)
+        return "" if start is None else str(self.inner.decode([start]))
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of some tokens, special ones left out."""

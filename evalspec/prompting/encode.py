@@ -62,7 +62,8 @@ def encode_pairs(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], *, max_
             before, whole = next(with_context)
             ids, first = whole, len(before)
         else:
-            ids, first = [tokenizer.start, *next(without)], 1
+            tokens = next(without)
+            ids, first = (tokens if tokens[:1] == [tokenizer.start] else [tokenizer.start, *tokens]), 1
         targets = ids[first:]
         if not targets:
             raise PromptError(f"the continuation {continuation!r} has no tokens of its own, so it cannot be scored")
@@ -75,16 +76,19 @@ def encode_pairs(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], *, max_
 
 
 def encode_windows(tokenizer: Tokenizer, text: str, *, max_length: int | None) -> list[Encoded]:
-    """A whole text to score, in disjoint windows of `max_length` targets, each with one token of context.
+    """A whole text to score, in windows of `max_length` targets (rolling perplexity): every token is scored once.
 
-    The first window's context is the start token; a later one's is the token before it (rolling perplexity).
+    The first window's context is the start token, that of a full one is the token before it. The last one is mostly
+    shorter, and its context fills it up from the left, as lm-evaluation-harness 0.4 has it. What the tokenizer puts in
+    front of a text by itself (BOS, say) is scored with it, as there.
     """
-    [ids] = tokenizer.encode([text], special=False)
+    [ids] = tokenizer.encode([text])
     if not ids:
         raise PromptError("an empty text has no likelihood")
     width = max_length or len(ids)
-    whole = [tokenizer.start, *ids]
-    return [
-        Encoded(np.asarray(whole[i : i + width][: len(ids) - i], np.int32), tuple(whole[i + 1 : i + 1 + width]))
-        for i in range(0, len(ids), width)
-    ]
+    whole = [tokenizer.start, *ids]  # whole[i + 1] is predicted from whole[: i + 1]
+    windows = []
+    for first in range(0, len(ids), width):
+        end = min(first + width, len(ids))
+        windows.append(Encoded(np.asarray(whole[max(0, end - width) : end], np.int32), tuple(whole[first + 1 : end + 1])))
+    return windows

@@ -35,6 +35,24 @@ _FILES = ImmutableSandboxedEnvironment(
 _INLINE = ImmutableSandboxedEnvironment(
     undefined=jinja2.StrictUndefined, finalize=_not_null, keep_trailing_newline=True
 )
+
+
+def _regex_replace(text: object, pattern: str, replacement: str, count: int = 0) -> str:
+    """`re.sub`, the one filter that lm-evaluation-harness adds to Jinja's own; its tasks use it."""
+    return re.sub(pattern, replacement, str(text), count=count)
+
+
+def _as_index(value: Any) -> Any:
+    """A text of digits as the number that it writes, anything else as it is.
+
+    Where choices are numbers themselves, `{{ answer }}` names the choice that reads like it and `{{ answer | as_index }}`
+    the one at that place.
+    """
+    return int(value) if isinstance(value, str) and value.isdigit() else value
+
+
+for _environment in (_FILES, _INLINE):
+    _environment.filters |= {"regex_replace": _regex_replace, "as_index": _as_index}
 _EXPRESSION = re.compile(r"\{\{((?:(?!\{\{|\}\}|\{%).)*)\}\}", re.DOTALL)
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Inner
-from tokenizers import decoders, models, pre_tokenizers, trainers
+from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from evalspec.errors import PromptError
@@ -84,10 +84,23 @@ def test_a_continuation_without_tokens_is_an_error() -> None:
 
 
 @given(st.integers(1, 40), st.integers(1, 12))
-def test_windows_score_every_token_once_each_with_one_token_of_context(length: int, width: int) -> None:
+def test_windows_score_every_token_once_and_the_last_one_is_filled_up_with_context(length: int, width: int) -> None:
     text = " ".join(["Question", "Answer", "Label"][number % 3] for number in range(length))
     [ids] = ZOO.encode([text], special=False)
     windows = encode_windows(ZOO, text, max_length=width)
     assert [token for window in windows for token in window.targets] == ids
-    assert [token for window in windows for token in window.tokens] == [ZOO.start, *ids[:-1]]
-    assert all(len(window.tokens) == len(window.targets) <= width for window in windows)
+    whole, end = [ZOO.start, *ids], 0
+    for window in windows:
+        end += len(window.targets)
+        assert window.tokens.tolist() == whole[:end][-width:], "what stands before its last target, as much as fits"
+    assert all(len(window.tokens) == width for window in windows) or len(windows) == 1
+
+
+def test_a_text_that_begins_with_the_start_token_gets_no_second_one(tmp_path: Path, subwords: Tokenizer) -> None:
+    subwords.inner.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $0", special_tokens=[("<s>", subwords.start)]
+    )
+    subwords.inner.save_pretrained(tmp_path)
+    adding = Tokenizer(str(tmp_path))
+    [plain, started] = adding.encode(["number", "<s>number"])
+    assert plain == started == [adding.start, *adding.encode(["number"], special=False)[0]]

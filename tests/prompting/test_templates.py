@@ -81,3 +81,10 @@ def test_wrong_syntax_says_its_line() -> None:
 
 def test_a_constant_is_itself() -> None:
     assert constant("{{ 3 }}", "x").render({}) == "{{ 3 }}"
+
+
+def test_digits_become_an_index_and_patterns_are_replaced() -> None:
+    index = compile_template("{{ answer | as_index }}", ROOT, "x")
+    assert [index.evaluate({"answer": value}) for value in ("2", "two", 2)] == [2, "two", 2]
+    plain = compile_template("{{ text | regex_replace('[0-9]+ ?', '') }}", ROOT, "x")
+    assert plain.render({"text": "1 one 22 two"}) == "one two"
