@@ -8,6 +8,8 @@ first n of that order: 4 shots are the 2 shots and two more, and every sample of
 from __future__ import annotations
 
 import hashlib
+import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import zip_longest
 
@@ -62,12 +64,14 @@ def choose_shots(
     """The shots of each sample, in the order in which they stand in the prompt.
 
     `label` gives a row's label (for `balanced`), `query` the text by which `nearest` compares. A sample is never
-    among its own shots. Raises PromptError when the pool is too small.
+    among its own shots: it is known by its id, and in data of the shots' own, which number themselves as they like, by
+    what it holds. Raises PromptError when the pool is too small.
     """
     if block.n == 0:
         return [()] * len(samples)
-    shared = {row.id for row in samples} & {row.id for row in pool}
-    available = len(pool) - (1 if shared else 0)
+    named = {id(row): row.id if block.data is None else _content(row) for row in (*pool, *samples)}
+    in_pool = Counter(named[id(row)] for row in pool)
+    available = len(pool) - max((in_pool[named[id(row)]] for row in samples), default=0)
     if available < block.n:
         raise PromptError(
             f"{block.n} shots are asked for but the pool has {available} rows; "
@@ -75,7 +79,8 @@ def choose_shots(
         )
 
     def without(sample: Row, ordered: Sequence[Row]) -> tuple[Row, ...]:
-        others = [row for row in ordered if row.id != sample.id] if sample.id in shared else ordered
+        name = named[id(sample)]
+        others = [row for row in ordered if named[id(row)] != name] if in_pool[name] else ordered
         return tuple(others[: block.n])
 
     if block.sampler == "nearest":
@@ -90,6 +95,10 @@ def choose_shots(
         ]
     ordered = order_pool(block, pool, draw, label)
     return [without(sample, ordered) for sample in samples]
+
+
+def _content(row: Row) -> str:
+    return json.dumps(row.values, sort_keys=True)
 
 
 def _nearest(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from evalspec.data.rows import Row
 from evalspec.errors import PromptError
 from evalspec.prompting.shots import choose_shots, split_pool
-from evalspec.spec.blocks import ShotsBlock
+from evalspec.spec.blocks import DataBlock, ShotsBlock
 
 ROWS = [Row(f"r{number}", {"text": f"word{number}", "label": "abc"[number % 3]}) for number in range(200)]
 
@@ -98,3 +98,12 @@ def test_per_sample_draws_depend_on_the_sample_alone() -> None:
 def test_more_shots_than_rows_is_an_error_that_says_what_to_do() -> None:
     with pytest.raises(PromptError, match="5 shots are asked for but the pool has 3 rows"):
         chosen(ShotsBlock(n=5), ROWS[:3], ROWS[5:])
+
+
+def test_in_data_of_the_shots_own_a_sample_is_known_by_what_it_holds_and_not_by_its_id() -> None:
+    block = ShotsBlock(n=2, sampler="first", data=DataBlock(file="train.jsonl"))
+    pool = [Row("1", {"text": "a"}), Row("2", {"text": "b"}), Row("3", {"text": "c"})]
+    other, same = Row("1", {"text": "x"}), Row("9", {"text": "a"})
+    assert chosen(block, pool, [other, same]) == [("1", "2"), ("2", "3")]
+    with pytest.raises(PromptError, match="has 2 rows"):
+        chosen(block.model_copy(update={"n": 3}), pool, [same])
