@@ -77,6 +77,9 @@ def _read(block: DataBlock, root: Path) -> tuple[Sequence[Mapping[str, Any]], st
         from evalspec.data.tables import read_sql
 
         return read_sql(block.sql, block.database, root), f"query {' '.join(block.sql.split())}"
+    if block.rows is not None:
+        source = "the rows of the spec"
+        return [{name: plain(value, name, source) for name, value in row.items()} for row in block.rows], source
     if block.hub is not None:
         from evalspec.data.hub import read_hub
 

@@ -1,6 +1,6 @@
-"""Metrics of how likely a model holds a text: perplexity per token, word and byte.
+"""Metrics of how likely a model holds a text: perplexity per token, word, byte and target, and whether it would write it.
 
-A sample's value is the negative log-likelihood of its target (nats) and its weight the units it is spread over; over
+Of a perplexity, a sample's value is the negative log-likelihood of its target (nats) and its weight the units it is spread over; over
 samples the metric is exp(Σ value / Σ weight), so long targets count by their length. Absent where no target was scored.
 """
 
@@ -43,6 +43,15 @@ def perplexity(text: str, tokens: int) -> int:
 
 
 @of_likelihood
+def target_perplexity(text: str, tokens: int) -> int:
+    """exp(Σ −log p / n): the exponential of the mean loss per target, however long each is.
+
+    Equals `perplexity` of lm-evaluation-harness 0.4 on tasks of the type `loglikelihood` (LAMBADA).
+    """
+    return 1
+
+
+@of_likelihood
 def word_perplexity(text: str, tokens: int) -> int:
     r"""exp(Σ −log p / Σ words), words counted as `re.split(r"\s+", text)` does.
 
@@ -58,3 +67,14 @@ def byte_perplexity(text: str, tokens: int) -> int:
     Equals `byte_perplexity` of lm-evaluation-harness 0.4; its base-2 logarithm is their `bits_per_byte`.
     """
     return len(text.encode("utf-8", "surrogatepass"))  # a lone surrogate from a JSON file is 3 bytes, not an error
+
+
+def greedy(outcome: Outcome, k: int | None = None) -> Score | None:
+    """1.0 when every token of the target is the likeliest one where it stands, else 0.0: greedy decoding would write it.
+
+    Equals `acc` of lm-evaluation-harness 0.4 on tasks of the type `loglikelihood` (LAMBADA).
+    """
+    return None if outcome.target_greedy is None else Score(float(outcome.target_greedy))
+
+
+METRIC_FUNCTIONS.register("greedy")(Metric(METRICS["greedy"], greedy, greedy.__doc__ or "", "binary"))

@@ -23,6 +23,8 @@ class Outcome:
     """Sum of the scored target's token log-probabilities (nats); None when no target was scored, or it failed."""
     target_tokens: int = 0
     """How many tokens that sum has."""
+    target_greedy: bool | None = None
+    """Whether each of them was the likeliest token at its place."""
     target_text: str = ""
     """The scored target, without the delimiter in front of it; its words and bytes are counted here."""
     hits: tuple[str, ...] = ()

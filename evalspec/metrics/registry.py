@@ -48,17 +48,21 @@ class Metric:
     aggregation: Aggregation = "mean"
     corpus: Corpus | None = None
     """Of the aggregation `corpus`, and of no other."""
+    measure_with: Callable[[Outcome, MetricBlock], Score | None] | None = None
+    """In place of `measure` where the block says more than a name: the metric's options."""
 
     @property
     def name(self) -> str:
         """The name that specs use, without a cut."""
         return self.declaration.name
 
-    def score(self, outcome: Outcome, k: int | None = None) -> Score | None:
-        """The score of one outcome, cut at rank `k` (None: where the retrieval was cut).
+    def score(self, outcome: Outcome, k: int | None = None, block: MetricBlock | None = None) -> Score | None:
+        """The score of one outcome, cut at rank `k` (None: where the retrieval was cut), with the options of `block`.
 
         None where the metric says nothing, which is not 0: the outcome lacks what the metric needs.
         """
+        if block is not None and block.options and self.measure_with is not None:
+            return self.measure_with(outcome, block)
         return self.measure(outcome, k)
 
 
@@ -66,12 +70,11 @@ METRIC_FUNCTIONS: Registry[Metric] = Registry("metric", "evalspec.metrics")
 
 
 def metric_name(block: MetricBlock, retrieval_k: int | None) -> str:
-    """The name under which a metric's results are stored: `token_f1`, `recall@5`.
+    """The name under which a metric's results are stored: `token_f1`, `recall@5`, `exact_match(ignore_case)`.
 
     A metric that is cut at a rank carries its cut: the spec's own, else the retrieval's.
     Raises EvalspecError when no metric is called so.
     """
     if not METRIC_FUNCTIONS.get(block.metric).declaration.at_k:
-        return block.metric
-    k = block.k or retrieval_k
-    return f"{block.metric}@{k}" if k else block.metric
+        return block.label
+    return block.model_copy(update={"k": block.k or retrieval_k}).label

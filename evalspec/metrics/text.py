@@ -1,4 +1,4 @@
-"""Metrics of a generated answer against the right ones, all after the normalisation of SQuAD (arXiv 1606.05250).
+"""Metrics of a generated answer against the right ones, after the normalisation of SQuAD (arXiv 1606.05250) or literally.
 
 With several targets the best one counts. Absent where nothing was generated or there is no target.
 """
@@ -12,11 +12,13 @@ from collections.abc import Callable, Sequence
 
 from evalspec.metrics.outcome import Outcome, Score
 from evalspec.metrics.registry import METRIC_FUNCTIONS, Metric, Values
+from evalspec.spec.blocks import MetricBlock
 from evalspec.spec.needs import METRICS
 
 TextFunction = Callable[[str, Sequence[str]], float]
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_NO_DIGITS = str.maketrans("", "", string.digits)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
@@ -44,14 +46,50 @@ def normalise(text: str) -> str:
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split())
 
 
-@of_output("binary")
 def exact_match(prediction: str, targets: Sequence[str]) -> float:
     """1.0 when the prediction equals a target after SQuAD's normalisation, else 0.0.
 
-    Equals `exact_match` of the SQuAD evaluation (and of `evaluate.load("squad")`, there in percent). It is not
-    `evaluate.load("exact_match")`, which compares the raw strings. Two texts that normalisation empties are equal.
+    Equals `exact_match` of the SQuAD evaluation (and of `evaluate.load("squad")`, there in percent). Two texts that
+    normalisation empties are equal.
+
+    With `literal` or one of the `ignore_…` options the texts are compared as they are, but for what these leave out: the
+    `exact_match` of `evaluate.load("exact_match")` and of lm-evaluation-harness 0.4. First go the matches of
+    `regexes_to_ignore`, then case, punctuation (ASCII) and digits (ASCII).
     """
     return float(normalise(prediction) in {normalise(target) for target in targets})
+
+
+def literal_match(prediction: str, targets: Sequence[str], options: MetricBlock) -> float:
+    """1.0 when the prediction equals a target but for what the options leave out, else 0.0."""
+
+    def left(text: str) -> str:
+        for pattern in options.regexes_to_ignore:
+            text = re.sub(pattern, "", text)
+        text = text.lower() if options.ignore_case else text
+        text = text.translate(_NO_PUNCTUATION) if options.ignore_punctuation else text
+        text = text.translate(_NO_DIGITS) if options.ignore_numbers else text
+        return text.rstrip("\0")  # the harness compares numpy's texts, which end before trailing NULs
+
+    return float(left(prediction) in {left(target) for target in targets})
+
+
+def _exact_match(outcome: Outcome, options: MetricBlock | None) -> Score | None:
+    if outcome.output is None or not outcome.targets:
+        return None
+    if options is not None:
+        return Score(literal_match(outcome.output, outcome.targets, options))
+    return Score(exact_match(outcome.output, outcome.targets))
+
+
+METRIC_FUNCTIONS.register("exact_match")(
+    Metric(
+        METRICS["exact_match"],
+        lambda outcome, k: _exact_match(outcome, None),
+        exact_match.__doc__ or "",
+        "binary",
+        measure_with=_exact_match,
+    )
+)
 
 
 @of_output("unit")

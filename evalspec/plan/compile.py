@@ -125,7 +125,10 @@ class _Compiler:
             shots = task.prompt.shots
             rows = self._at(f"tasks.{cell.task_name}.data", task.data)
             assert rows is not None
-            pool = self._at(f"tasks.{cell.task_name}.prompt.shots.data", shots.data if shots else None)
+            pool = None
+            if shots and shots.data is not None:  # with no shots their data need not even be there
+                read = self._at(f"tasks.{cell.task_name}.prompt.shots.data", shots.data if shots.n else None)
+                pool = read or Rows((), "no shots", "")
             wanted = task.retrieval.corpus if task.retrieval and task.retrieval.retriever != "none" else None
             corpus = self._at(f"tasks.{cell.task_name}.retrieval.corpus", wanted)
             source = Source(rows, pool, corpus)
@@ -176,7 +179,7 @@ def _samples(
         prompts = [draft.prompt for draft in drafts]
         encoded = [[e] for e in encode_prompts(tokenizer, prompts, max_length=longest, new_tokens=decoding.max_tokens)]
     elif task.kind == "choose":
-        pairs = [(d.prompt, task.prompt.delimiter + choice) for d in drafts for choice in d.choices]
+        pairs = [pair for draft in drafts for pair in draft.pairs(task.prompt.delimiter)]
         flat = iter(encode_pairs(tokenizer, pairs, max_length=longest))
         encoded = [[next(flat) for _ in draft.choices] for draft in drafts]
     elif task.prompt.template == "" and not any(draft.prompt for draft in drafts):  # nothing stands before the text
@@ -223,6 +226,7 @@ def _plan_id(loaded: LoadedSpec, parts: Sequence[ModelPlan], compiler: _Compiler
         for sample in part.samples:
             draft = sample.draft
             add(sample.key, draft.prompt, draft.targets, draft.choices, sorted(draft.gold_choices), draft.shot_ids)
+            add(draft.contexts, draft.continuation)
             add([hit.passage.id for hit in draft.hits], draft.gold_ids, sample.truncated_tokens)
             for request in sample.requests:
                 digest.update(request.tokens.tobytes() + repr(request.targets).encode())

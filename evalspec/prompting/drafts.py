@@ -37,16 +37,31 @@ class Draft:
     hits: tuple[Hit, ...] = ()
     gold_ids: tuple[str, ...] = ()
     cluster: str | None = None
+    contexts: tuple[str, ...] = ()
+    """One prompt a choice, where the choices are contexts; `prompt` is then the first of them."""
+    continuation: str = ""
+    """What each of them is continued with."""
+
+    def pairs(self, delimiter: str) -> list[tuple[str, str]]:
+        """(context, continuation) of each choice."""
+        if self.contexts:
+            return [(context, delimiter + self.continuation) for context in self.contexts]
+        return [(self.prompt, delimiter + choice) for choice in self.choices]
 
 
 @dataclass(frozen=True, eq=False)
 class Templates:
     """The compiled templates of one task, each naming its key of the spec in errors."""
 
-    question: Template
+    question: Template | None
     description: Template
     target: Template | None
     choices: tuple[Template, ...] | Template | None
+    contexts: tuple[Template, ...] | Template | None
+    continuation: Template | None
+    prefix: Template | None
+    shot_question: Template | None
+    shot_answer: Template | None
     system: Template | None
     label: Template | None
     shot_query: Template | None
@@ -75,19 +90,24 @@ class Templates:
 
         prompt, retrieval = task.prompt, task.retrieval
         shots = prompt.shots or ShotsBlock()
-        question, description = at("prompt.template", prompt.template), at("prompt.description", prompt.description)
-        assert question is not None and description is not None
-        choices: tuple[Template, ...] | Template | None = None
-        if isinstance(prompt.choices, str):
-            choices = at("prompt.choices", prompt.choices)
-        elif prompt.choices is not None:
-            listed = [at(f"prompt.choices.{number}", choice) for number, choice in enumerate(prompt.choices)]
-            choices = tuple(template for template in listed if template)
+        def several(key: str, source: list[str] | str | None) -> tuple[Template, ...] | Template | None:
+            if source is None or isinstance(source, str):
+                return at(key, source)
+            listed = [at(f"{key}.{number}", item) for number, item in enumerate(source)]
+            return tuple(template for template in listed if template)
+
+        description = at("prompt.description", prompt.description)
+        assert description is not None
         return cls(
-            question=question,
+            question=at("prompt.template", prompt.template),
             description=description,
             target=at("prompt.target", prompt.target),
-            choices=choices,
+            choices=several("prompt.choices", prompt.choices),
+            contexts=several("prompt.contexts", prompt.contexts),
+            continuation=at("prompt.continuation", prompt.continuation),
+            prefix=at("prompt.prefix", prompt.prefix or None),
+            shot_question=at("prompt.shots.template", shots.template),
+            shot_answer=at("prompt.shots.target", shots.target),
             system=at("prompt.system", prompt.system),
             label=at("prompt.shots.label", shots.label),
             shot_query=at("prompt.shots.query", shots.query),
@@ -115,20 +135,22 @@ def _answer(templates: Templates, row: Row, where: str) -> Answer:
     if templates.target is None:
         return Answer(())
     raw = templates.target.evaluate(row.values, row.id)
-    if templates.choices is None:
+    name = "choices" if templates.contexts is None else "contexts"
+    source = templates.choices if templates.contexts is None else templates.contexts
+    if source is None:
         targets = _texts(raw)
         if not targets:
             raise PromptError(f"{where}: prompt.target of row {row.id} is an empty list")
         return Answer(targets)
-    if isinstance(templates.choices, Template):
-        listed = templates.choices.evaluate(row.values, row.id)
+    if isinstance(source, Template):
+        listed = source.evaluate(row.values, row.id)
         if not isinstance(listed, list | tuple):
-            raise PromptError(f"{where}: prompt.choices of row {row.id} is not a list but {listed!r}")
+            raise PromptError(f"{where}: prompt.{name} of row {row.id} is not a list but {listed!r}")
         choices = _texts(listed)
     else:
-        choices = tuple(template.render(row.values, row.id) for template in templates.choices)
+        choices = tuple(template.render(row.values, row.id) for template in source)
     if len(choices) < 2:
-        raise PromptError(f"{where}: row {row.id} has {len(choices)} choices; at least two are needed")
+        raise PromptError(f"{where}: row {row.id} has {len(choices)} {name}; at least two are needed")
     if isinstance(raw, list | tuple) and not raw:
         raise PromptError(f"{where}: prompt.target of row {row.id} is an empty list")
     gold = frozenset(_index(item, choices, row, where) for item in (raw if isinstance(raw, list | tuple) else [raw]))
@@ -144,6 +166,8 @@ def _index(target: Any, choices: tuple[str, ...], row: Row, where: str) -> int:
         return int(text)
     if text in choices:
         return choices.index(text)
+    if isinstance(target, bool):
+        return int(target)  # false and true as a data set writes 0 and 1
     shown = ", ".join(repr(choice) for choice in choices[:6])
     raise PromptError(
         f"{where}: the target {text!r} of row {row.id} is neither one of its choices ({shown}) nor an index of one"
@@ -205,40 +229,60 @@ def draft_task(
                     label=lambda row: (
                         templates.label.render(row.values, row.id) if templates.label else answer(place, row).targets[0]
                     ),
-                    query=lambda row: _shot_query(templates, row),
+                    query=lambda row: _shot_query(templates, row, lambda: _answer(templates, row, where)),
                 )
             )
     shown: dict[Key, Row] = {("rows", row.id): row for row in samples}
     shown |= {(place, row.id): row for draw in chosen for some in draw for row in some}
     hits, gold = _passages(name, task, templates, source, shown, cache)
 
-    questions = {
-        key: templates.question.render(_seen(task, row, hits.get(key, ())), row.id) for key, row in shown.items()
-    }
+    def shot(row: Row) -> tuple[str, str]:
+        right, seen = answer(place, row), _seen(task, row, hits.get((place, row.id), ()))
+        asked = templates.shot_question or templates.question
+        told = next(iter(right.targets), "")
+        if templates.continuation is not None:  # the right context, and what continues it
+            question, told = told, templates.continuation.render(row.values, row.id)
+        if asked is not None:
+            question = asked.render(seen, row.id)
+        if templates.shot_answer is not None:
+            told = templates.shot_answer.render(row.values, row.id)
+        return _ask(task.prompt, templates, row, question, told)
+
+    worked: dict[str, tuple[str, str]] = {}
     drafts = []
     for draw, sets in enumerate(chosen):
         for row, examples in zip(samples, sets, strict=True):
-            worked = [(questions[place, shot.id], next(iter(answer(place, shot).targets), "")) for shot in examples]
+            for example in examples:
+                if example.id not in worked:
+                    worked[example.id] = shot(example)
             right, own = answer("rows", row), ("rows", row.id)
+            asked = right.choices
+            if templates.question is not None:
+                asked = (templates.question.render(_seen(task, row, hits.get(own, ())), row.id),)
+            before = [worked[example.id] for example in examples]
+            prompts = tuple(_join(task.prompt, templates, row, before, question, chat) for question in asked)
             drafts.append(
                 Draft(
                     sample_id=row.id,
                     draw=draw,
-                    prompt=_join(task.prompt, templates, row, worked, questions[own], chat),
+                    prompt=prompts[0],
                     targets=right.targets,
                     choices=right.choices,
                     gold_choices=right.gold,
-                    shot_ids=tuple(shot.id for shot in examples),
+                    shot_ids=tuple(example.id for example in examples),
                     hits=hits.get(own, ()),
                     gold_ids=gold.get(own, ()),
                     cluster=templates.cluster.render(row.values, row.id) if templates.cluster else None,
+                    contexts=prompts if templates.continuation else (),
+                    continuation=templates.continuation.render(row.values, row.id) if templates.continuation else "",
                 )
             )
     return drafts, templates
 
 
-def _shot_query(templates: Templates, row: Row) -> str:
-    return (templates.shot_query or templates.query or templates.question).render(row.values, row.id)
+def _shot_query(templates: Templates, row: Row, right: Callable[[], Answer]) -> str:
+    template = templates.shot_query or templates.query or templates.question
+    return template.render(row.values, row.id) if template else " ".join(right().choices)
 
 
 def _seen(task: TaskBlock, row: Row, hits: Sequence[Hit]) -> dict[str, Any]:
@@ -267,6 +311,23 @@ def _passages(
     return dict(zip(shown, found, strict=True)), dict(zip(shown, gold, strict=True)) if gold else {}
 
 
+def _ask(block: PromptBlock, templates: Templates, row: Row, question: str, told: str | None) -> tuple[str, str]:
+    """A question and what is said to it: the prefix of the answer, and of a shot the answer after it.
+
+    The prefix has a delimiter before and a blank after it where no white space stands there, as in lm-evaluation-harness.
+    """
+    prefix = templates.prefix.render(row.values, row.id) if templates.prefix else ""
+    if not prefix:
+        return question, told or ""
+    blank = " " if told and not (prefix[-1].isspace() or told[0].isspace()) else ""
+    return question, f"{prefix}{blank}{told or ''}"
+
+
+def _joint(question: str, prefix: str, delimiter: str) -> str:
+    """What stands between a question and the prefix of its answer."""
+    return "" if not question or question[-1].isspace() or prefix[0].isspace() else delimiter
+
+
 def _join(
     block: PromptBlock,
     templates: Templates,
@@ -277,13 +338,17 @@ def _join(
 ) -> str:
     """Description, shots and question as one text; for a chat model, shots are turns of the conversation."""
     description = templates.description.render(row.values, row.id)
+    _, prefix = _ask(block, templates, row, question, None)
     if chat is None:
-        shots = "".join(f"{asked}{block.delimiter}{told}{block.separator}" for asked, told in worked)
-        return description + shots + question
+        between = block.shots.delimiter if block.shots and block.shots.delimiter is not None else block.delimiter
+        shots = "".join(
+            f"{asked}{_joint(asked, told, between) if prefix else between}{told}{block.separator}" for asked, told in worked
+        )
+        return description + shots + question + (_joint(question, prefix, block.delimiter) + prefix if prefix else "")
     messages = []
     system = (templates.system.render(row.values, row.id) if templates.system else "") or ""
     if system or description:
         messages.append({"role": "system", "content": "\n".join(part for part in (system, description) if part)})
     for asked, told in worked:
         messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": told}]
-    return chat([*messages, {"role": "user", "content": question}])
+    return chat([*messages, {"role": "user", "content": question}]) + prefix

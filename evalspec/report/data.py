@@ -16,7 +16,7 @@ import yaml
 from evalspec.errors import StoreError, suggest
 from evalspec.report.conditions import condition_of, short_names
 from evalspec.report.results import PLAIN_FILTERS, Cell, Cost, Estimate, GoldPlace, MainMetric, Results, Run
-from evalspec.spec.needs import METRICS
+from evalspec.spec.needs import METRICS, metric_of
 
 if TYPE_CHECKING:
     import duckdb
@@ -159,7 +159,7 @@ def _main_metrics(
 
 def is_retrieval(metric: str) -> bool:
     """Whether the metric (`recall@5`, say) judges passages and not answers."""
-    declaration = METRICS.get(metric.partition("@")[0])
+    declaration = METRICS.get(metric_of(metric))
     return declaration is not None and declaration.evidence == "retrieval"
 
 

@@ -34,6 +34,7 @@ from evalspec.runs.provenance import git_commit, versions
 from evalspec.runs.scoring import Answer, Row, cache_key, retrieval_rows, sample_row, score_rows, vote_rows
 from evalspec.spec import LoadedSpec
 from evalspec.spec.extraction import votes_of
+from evalspec.spec.needs import metric_of
 from evalspec.store import RunWriter, Store
 
 COMMIT_SECONDS = 2.0
@@ -249,7 +250,7 @@ def aggregates(store: Store, run_id: str) -> list[Row]:
     for (cell, stage, filter_, name), scores in groups.items():
         clusters = [cluster for *_, cluster in scores]
         found = aggregate(
-            METRIC_FUNCTIONS.get(name.split("@")[0]),
+            METRIC_FUNCTIONS.get(metric_of(name)),
             [Score(value, weight) for _, value, weight, _ in scores],
             [sample for sample, *_ in scores],
             None if None in clusters else clusters,

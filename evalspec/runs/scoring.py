@@ -29,10 +29,12 @@ Row = dict[str, object]
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model said to one sample. `logprobs` holds, for each choice (or window of the target), its tokens'."""
+    """What a model said to one sample. `logprobs` holds, for each choice (or window of the target), its tokens', `greedy`
+    whether all of these were the likeliest."""
 
     output: str | None = None
     logprobs: tuple[tuple[float, ...], ...] = ()
+    greedy: tuple[bool, ...] = ()
     finish_reason: str | None = None
     output_tokens: int = 0
     error: str | None = None
@@ -47,6 +49,7 @@ class Answer:
         return cls(
             output=results[0].text,
             logprobs=tuple(result.logprobs for result in results if result.logprobs),
+            greedy=tuple(all(result.greedy) for result in results if result.logprobs),
             finish_reason=results[0].finish_reason,
             output_tokens=sum(result.output_tokens for result in results),
         )
@@ -57,6 +60,7 @@ class Answer:
         return cls(
             output=row["output"],
             logprobs=tuple(tuple(part) for part in row["logprobs"] or ()),
+            greedy=tuple(row["greedy"] or ()),
             finish_reason=row["finish_reason"],
             cached=True,
         )
@@ -83,6 +87,7 @@ def outcome_of(sample: Sample, answer: Answer) -> Outcome:
         gold_choices=draft.gold_choices,
         target_logprob=sum(sums) if scored else None,
         target_tokens=sum(len(part) for part in answer.logprobs) if scored else 0,
+        target_greedy=all(answer.greedy) if scored and answer.greedy else None,
         target_text=draft.targets[0] if scored else "",
         hits=tuple(hit.passage.id for hit in draft.hits),
         gold_ids=frozenset(draft.gold_ids),
@@ -115,6 +120,7 @@ def sample_row(sample: Sample, answer: Answer, key: str) -> Row:
         "output": chosen(sample, answer),
         "choices": list(draft.choices) if kind == "choose" else None,
         "logprobs": [list(part) for part in answer.logprobs] or None,
+        "greedy": list(answer.greedy) or None,
         "shot_ids": list(draft.shot_ids),
         "prompt_tokens": sample.prompt_tokens,
         "truncated_tokens": sample.truncated_tokens,
@@ -169,7 +175,7 @@ def _score_row(
     outcome: Outcome,
     taken: Extraction | None,
 ) -> Iterator[Row]:
-    score = metric.score(outcome, block.k)
+    score = metric.score(outcome, block.k, block)
     if score is None:
         return
     share = metric.values != "real" and metric.declaration.higher_is_better

@@ -6,6 +6,8 @@ is again made of these blocks. The JSON Schema and docs/language.md are generate
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -56,7 +58,7 @@ class ModelBlock(Block):
 
 
 class DataBlock(Block):
-    """Rows: from a file, a SQL query, the Hugging Face hub, or a generated world. Exactly one source."""
+    """Rows: from a file, a SQL query, the Hugging Face hub, a generated world, or written out. Exactly one source."""
 
     generate: str | None = None
     """Name of a generator, `world.questions` for example."""
@@ -82,6 +84,8 @@ class DataBlock(Block):
     """Split of the hub data set."""
     revision: str | None = None
     """Branch, tag or commit of the hub data set."""
+    rows: list[dict[str, Any]] | None = Field(default=None, min_length=1)
+    """The rows themselves, each a mapping from columns to values."""
     id: str | None = None
     """Column that names a row. Default: the column `id` if there is one, else a hash of the row's content."""
 
@@ -90,7 +94,7 @@ class DataBlock(Block):
         sources = [name for name in SETTINGS_OF_SOURCE if getattr(self, name) is not None]
         if len(sources) != 1:
             found = " and ".join(f"`{name}`" for name in sources) or "none"
-            raise misfits([((), f"needs exactly one of `generate`, `file`, `sql`, `hub`; found {found}")])
+            raise misfits([((), f"needs exactly one of `generate`, `file`, `sql`, `hub`, `rows`; found {found}")])
         useless = [
             ((name,), f"belongs to `{source}`; the rows come from `{sources[0]}`")
             for source, names in SETTINGS_OF_SOURCE.items()
@@ -111,6 +115,7 @@ SETTINGS_OF_SOURCE: dict[str, tuple[str, ...]] = {
     "file": ("format",),
     "sql": ("database",),
     "hub": ("subset", "split", "revision"),
+    "rows": (),
 }
 
 
@@ -132,6 +137,12 @@ class ShotsBlock(Block):
     """Share of the rows, chosen by a hash of their ids, kept apart as the pool of shots."""
     data: DataBlock | None = None
     """Rows to draw shots from, instead of a part of the evaluated data (a training split, say)."""
+    template: str | None = None
+    """Template of a shot's question; by default the prompt's."""
+    target: str | None = None
+    """Template of a shot's answer; by default the right answer."""
+    delimiter: str | None = None
+    """What stands between a shot's question and its answer; by default the prompt's `delimiter`."""
     label: str | None = None
     """Template of the label that `balanced` balances; by default the target."""
     query: str | None = None
@@ -145,15 +156,23 @@ def _shots(value: Any) -> Any:
 class PromptBlock(Block):
     """How a row becomes a prompt, and what the right answer is."""
 
-    template: str
+    template: str | None = None
     """A file under the project's root ending in `.jinja`, or the template itself. It sees the row's columns, and
     `passages` (each with `.id`, `.text`, `.rank`, `.score`). Where it is empty and nothing else stands in front, the
     target is scored as a text of its own, in windows of the model's length."""
     target: str | int | None = None
-    """Template of the right answer; for choices, the index or the text of the right one. A template that is a single
-    `{{ expression }}` yielding a list means several right answers."""
+    """Template of the right answer; for choices and contexts, the index or the text of the right one. A template that is
+    a single `{{ expression }}` yielding a list means several right answers."""
     choices: list[str] | str | None = None
     """Answers to choose from: a list of templates, or one `{{ expression }}` that yields a list."""
+    contexts: list[str] | str | None = None
+    """In place of `template` and `choices`: prompts to choose from, written as choices are. The likeliest is the one after
+    which `continuation` is likeliest, as WinoGrande asks. They see the row's columns, and no passages."""
+    continuation: str | None = None
+    """Template of the text that every context is continued with."""
+    prefix: str = ""
+    """Text with which the answer begins and that the model is given (a template): `The best answer is`. It stands in the
+    shots too."""
     shots: Annotated[ShotsBlock | None, BeforeValidator(_shots)] = None
     """Worked examples: a number, or a block. Where they are named, even as 0, a part of the rows is kept apart as their
     pool, so that every number of shots is evaluated on the same samples."""
@@ -167,6 +186,26 @@ class PromptBlock(Block):
     """System message (a template), for models with `chat: true`."""
     overflow: Literal["truncate", "error"] = "truncate"
     """What happens to a prompt longer than the model can hold: keep its right end (counted and shown), or stop."""
+
+    @model_validator(mode="after")
+    def _one_way_to_ask(self) -> PromptBlock:
+        found: list[Misfit] = []
+        if self.contexts is None:
+            if self.template is None:
+                found.append(((), "needs a key `template` (or `contexts`, one prompt a choice)"))
+            if self.continuation is not None:
+                found.append((("continuation",), "continues `contexts`, which this prompt does not have"))
+        else:
+            found += [
+                ((name,), "and `contexts` exclude each other: a prompt is one for all choices or one a choice")
+                for name in ("template", "choices")
+                if getattr(self, name) is not None
+            ]
+            if self.continuation is None:
+                found.append((("contexts",), "need a `continuation`, the text that each of them is continued with"))
+        if found:
+            raise misfits(found)
+        return self
 
 
 class RetrievalBlock(Block):
@@ -256,11 +295,47 @@ class MetricBlock(Block):
     """Rank at which a retrieval metric is cut; by default the retrieval's k."""
     filters: list[str] | None = Field(default=None, min_length=1)
     """The chains of `filters` under which it is taken; by default all of them."""
+    literal: bool = False
+    """exact_match: compare the texts as they are, but for what `ignore_…` leaves out, and not after SQuAD's normalisation.
+    Each `ignore_…` says so by itself."""
+    ignore_case: bool = False
+    """exact_match: compare them in lower case."""
+    ignore_punctuation: bool = False
+    """exact_match: compare them without ASCII punctuation."""
+    ignore_numbers: bool = False
+    """exact_match: compare them without ASCII digits."""
+    regexes_to_ignore: list[str] = Field(default_factory=list)
+    """exact_match: take out what these regular expressions find, one after the other, before anything else."""
+
+    @model_validator(mode="after")
+    def _patterns_are_patterns(self) -> MetricBlock:
+        found: list[Misfit] = []
+        for index, pattern in enumerate(self.regexes_to_ignore):
+            try:
+                re.compile(pattern)
+            except (re.error, OverflowError, RecursionError) as error:
+                found.append((("regexes_to_ignore", index), f"is not a regular expression: {error}"))
+        if found:
+            raise misfits(found)
+        return self
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What is said besides the name, the cut and the chains."""
+        fields = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: value for name, value in fields.items() if name not in ("metric", "k", "filters") and value}
 
     @property
     def label(self) -> str:
-        """The name under which results are stored when k is fixed here: `recall@3`."""
-        return f"{self.metric}@{self.k}" if self.k else self.metric
+        """The name under which results are stored: `exact_match(ignore_case)`, and when k is fixed here `recall@3`."""
+        shown = [name if value is True else f"{name}={_short(value)}" for name, value in self.options.items()]
+        named = f"{self.metric}({','.join(shown)})" if shown else self.metric
+        return f"{named}@{self.k}" if self.k else named
+
+
+def _short(value: Any) -> str:
+    """A few letters that differ where values do, for a name that people read and type."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:6]
 
 
 def _metric(value: Any) -> Any:
@@ -299,7 +374,7 @@ class TaskBlock(Block):
         """`generate`, `choose` or `score`."""
         if self.decode is not None:
             return "generate"
-        return "choose" if self.prompt.choices is not None else "score"
+        return "score" if self.prompt.choices is None and self.prompt.contexts is None else "choose"
 
     @property
     def chains(self) -> Mapping[str, Sequence[StepBlock]]:
@@ -309,8 +384,10 @@ class TaskBlock(Block):
     @model_validator(mode="after")
     def _parts_fit(self) -> TaskBlock:
         found: list[Misfit] = []
-        if self.decode is not None and self.prompt.choices is not None:
-            found.append((("decode",), "and `prompt.choices` exclude each other: an answer is generated or chosen"))
+        rivals = [name for name in ("choices", "contexts") if getattr(self.prompt, name) is not None]
+        if self.decode is not None and rivals:
+            said = f"and `prompt.{rivals[0]}` exclude each other: an answer is generated or chosen"
+            found.append((("decode",), said))
         elif self.kind != "generate" and self.prompt.target is None:
             found.append((("prompt",), "needs `target`: without `decode` there is nothing else to score"))
         repeats = self.decode.repeats if self.decode else 1
@@ -320,7 +397,7 @@ class TaskBlock(Block):
             declared = METRICS.get(block.metric)
             if declared is None:
                 continue  # a plugin's; unknown names are found when names are checked
-            said = None
+            said = ""
             if declared.evidence not in has:
                 how = {
                     "output": "a generated answer (`decode`)",
@@ -337,6 +414,8 @@ class TaskBlock(Block):
                 said = f"`{block.metric}` compares with `retrieval.gold`, which is missing"
             elif block.filters is not None and declared.evidence != "output":
                 said = f"`{block.metric}` does not look at a generated answer; drop its `filters`"
+            elif useless := [name for name in block.options if name not in declared.options]:
+                said = f"`{block.metric}` has no option `{useless[0]}`"
             if said:
                 found.append((("metrics", index), said))
         for index, block in enumerate(self.metrics):

@@ -51,7 +51,7 @@ def unused_settings(task: TaskBlock) -> list[Location]:
     if shots is not None:
         names: list[str] = []
         if shots.n == 0:
-            names = ["sampler", "seed", "draws", "per_sample", "label", "query"]
+            names = ["sampler", "seed", "draws", "per_sample", "label", "query", "template", "target", "delimiter"]
         else:
             if shots.sampler in ("first", "nearest"):
                 names += ["seed", "draws", "per_sample"]

@@ -6,6 +6,7 @@ the functions are in `evalspec.metrics`, under the same names.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,23 +18,29 @@ EVIDENCE_OF_KIND: dict[str, Evidence] = {"generate": "output", "choose": "choice
 
 @dataclass(frozen=True)
 class Declaration:
-    """What a metric needs (`evidence`), whether it is cut at a rank (`at_k`), and which way is better."""
+    """What a metric needs (`evidence`), whether it is cut at a rank (`at_k`), which way is better, which of a metric
+    block's options mean something to it."""
 
     name: str
     evidence: Evidence
     at_k: bool = False
     higher_is_better: bool = True
     says: str = ""
+    options: tuple[str, ...] = ()
 
+
+_COMPARING = ("literal", "ignore_case", "ignore_punctuation", "ignore_numbers", "regexes_to_ignore")
 
 METRICS: dict[str, Declaration] = {
     d.name: d
     for d in (
-        Declaration("exact_match", "output", says="the normalised output equals a target"),
+        Declaration("exact_match", "output", says="the normalised output equals a target", options=_COMPARING),
         Declaration("token_f1", "output", says="bag-of-words F1 with the best target (SQuAD)"),
         Declaration("contains", "output", says="a target stands somewhere in the output"),
         Declaration("accuracy", "choices", says="the likeliest choice is the target"),
         Declaration("accuracy_norm", "choices", says="the likeliest choice per character is the target"),
+        Declaration("greedy", "likelihood", says="every token of the target is the likeliest one"),
+        Declaration("target_perplexity", "likelihood", higher_is_better=False, says="exp of the mean loss per target"),
         Declaration("perplexity", "likelihood", higher_is_better=False, says="exp of the mean loss per token"),
         Declaration("word_perplexity", "likelihood", higher_is_better=False, says="exp of the loss per word"),
         Declaration("byte_perplexity", "likelihood", higher_is_better=False, says="exp of the loss per UTF-8 byte"),
@@ -43,6 +50,12 @@ METRICS: dict[str, Declaration] = {
         Declaration("ndcg", "retrieval", at_k=True, says="normalised discounted cumulative gain at k"),
     )
 }
+
+
+def metric_of(label: str) -> str:
+    """The metric behind the name under which its results are stored: `recall@5`, `exact_match(ignore_case)`."""
+    return re.split(r"[@(]", label, maxsplit=1)[0]
+
 
 # Names that a spec may use without a plugin. What they do stands in `evalspec.retrieval` and `evalspec.data`,
 # under the same names; `evalspec/zoo/` holds the weights.

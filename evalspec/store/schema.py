@@ -120,6 +120,7 @@ TABLES: dict[str, TableSchema] = {
                 Column("output", "VARCHAR", "the generated text, or the choice that was likeliest"),
                 Column("choices", "JSON", "texts of the choices, for a multiple choice"),
                 Column("logprobs", "JSON", "natural log-probabilities: one a choice, or of the target"),
+                Column("greedy", "JSON", "whether all their tokens were the likeliest: one a choice, or of the target"),
                 Column("shot_ids", "JSON", "ids of the examples in the prompt, in order"),
                 Column("prompt_tokens", "BIGINT", "tokens of the prompt"),
                 Column("truncated_tokens", "BIGINT", "tokens cut off its left end"),
