@@ -1,6 +1,6 @@
 """Outputs into scores, scores into aggregates with intervals."""
 
-from evalspec.metrics import choice, likelihood, retrieval, text  # each enters its metrics into the registry
+from evalspec.metrics import choice, grounding, likelihood, retrieval, text  # each enters its metrics into the registry
 from evalspec.metrics.filters import STEPS, Extraction, extract, majority
 from evalspec.metrics.intervals import Aggregate, aggregate
 from evalspec.metrics.outcome import Outcome, Score
@@ -17,6 +17,7 @@ __all__ = [
     "aggregate",
     "choice",
     "extract",
+    "grounding",
     "likelihood",
     "majority",
     "metric_name",

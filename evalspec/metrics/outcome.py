@@ -28,11 +28,15 @@ class Outcome:
     target_text: str = ""
     """The scored target, without the delimiter in front of it; its words and bytes are counted here."""
     hits: tuple[str, ...] = ()
-    """Ids of the retrieved passages in the order of their ranks."""
+    """Ids of the retrieved passages' documents in the order of their ranks."""
+    passages: tuple[str, ...] = ()
+    """Texts of the passages that the prompt showed."""
+    unknown: tuple[str, ...] = ()
+    """Answers that say that the prompt does not hold the answer."""
     gold_ids: frozenset[str] = frozenset()
-    """Ids of the passages that answer the question."""
+    """Ids of the documents that answer the question; empty where they were withheld."""
     k: int | None = None
-    """How many passages the retrieval asked for."""
+    """How many passages the retrieval asked for; None where the row's gold decides."""
     retrieved: bool = False
     """Whether anything was retrieved at all: False without a retrieval block and for the retriever `none`."""
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import inspect
 
-from evalspec.metrics import choice, filters, intervals, likelihood, retrieval, text
+from evalspec.metrics import choice, filters, grounding, intervals, likelihood, retrieval, text
 from evalspec.metrics.registry import METRIC_FUNCTIONS, Metric
 from evalspec.spec.needs import METRICS, Evidence
 
 _FAMILIES = (
-    ("output", "Generated answers", text),
-    ("choices", "Choices", choice),
-    ("likelihood", "Likelihood", likelihood),
-    ("retrieval", "Retrieval", retrieval),
+    ("output", True, "Generated answers", text),
+    ("output", False, "Answers and passages", grounding),
+    ("choices", True, "Choices", choice),
+    ("likelihood", True, "Likelihood", likelihood),
+    ("retrieval", True, "Retrieval", retrieval),
 )
+_ALSO = {"retrieval": "`retrieval`", "unknown": "`prompt.unknown`"}
 _NEEDS: dict[Evidence, str] = {
     "output": "`decode` and `prompt.target`",
     "choices": "`prompt.choices`",
@@ -34,10 +36,10 @@ def reference() -> str:
         "A metric that is cut at a rank is stored with its cut: `recall` under retrieval `k: 5` is `recall@5`;",
     ]
     lines += ["`recall@3` in a spec fixes it. An absent score is not 0: it has no row and does not count in `n`."]
-    for evidence, title, module in _FAMILIES:
+    for evidence, compares, title, module in _FAMILIES:
         lines += ["", f"## {title}", "", inspect.getdoc(module) or ""]
         for metric in map(METRIC_FUNCTIONS.get, METRICS):
-            if metric.declaration.evidence == evidence:
+            if (metric.declaration.evidence, metric.declaration.compares) == (evidence, compares):
                 lines += ["", f"### {metric.name}", "", inspect.cleandoc(metric.explanation)]
     lines += ["", "## Filters", "", inspect.getdoc(filters) or ""]
     lines += ["", "## Intervals", "", inspect.getdoc(intervals) or "", "", inspect.getdoc(intervals.Aggregate) or ""]
@@ -48,7 +50,9 @@ def _row(metric: Metric) -> tuple[str, ...]:
     declared = metric.declaration
     better = "higher" if declared.higher_is_better else "lower"
     name = f"`{declared.name}@k`" if declared.at_k else f"`{declared.name}`"
-    return name, declared.says, _NEEDS[declared.evidence], better, _VALUES[metric.values]
+    needs = _NEEDS[declared.evidence] if declared.compares else "`decode`"
+    needs = " and ".join([needs, *(_ALSO[need] for need in declared.needs)])
+    return name, declared.says, needs, better, _VALUES[metric.values]
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Metrics of a ranking of passages against the ones that answer, with binary relevance.
 
-Absent, not 0, where nothing was retrieved (retriever `none`), where a row has no gold passage, and where the metric's
-cut lies deeper than the retrieval went. A passage that stands twice in a ranking counts once, at its better rank.
+Absent, not 0, where nothing was retrieved (retriever `none`), where a row has no gold passage or it was withheld, and
+where the metric's cut lies deeper than the retrieval went. A passage that stands twice in a ranking counts once, at its
+better rank; so does a document of which several chunks were found, since chunks are judged by their documents.
 """
 
 from __future__ import annotations

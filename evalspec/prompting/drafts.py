@@ -7,7 +7,7 @@ Everything that a sample's prompt depends on comes in here, so two cells with th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ from evalspec.data.rows import Row, Rows
 from evalspec.errors import PromptError, located
 from evalspec.prompting.shots import choose_shots, split_pool
 from evalspec.prompting.templates import Template, compile_template, constant
-from evalspec.retrieval import Hit, Passage, retrieve
-from evalspec.spec.blocks import PromptBlock, ShotsBlock, TaskBlock
+from evalspec.retrieval import Hit, Passage, chunked, retrieve
+from evalspec.spec.blocks import PromptBlock, RetrievalBlock, SameBlock, ShotsBlock, TaskBlock
 
 Chat = Callable[[Sequence[Mapping[str, str]]], str]
 Key = tuple[str, str]  # where a row stands (`rows`, or `shots` where these have data of their own), and its id
@@ -68,6 +68,7 @@ class Templates:
     query: Template | None
     gold: Template | None
     passage: Template | None
+    kind: Template | None
     cluster: Template | None
 
     @property
@@ -89,7 +90,9 @@ class Templates:
             return constant(str(source), where) if isinstance(source, int) else compile_template(source, root, where)
 
         prompt, retrieval = task.prompt, task.retrieval
+        same = retrieval.distractors if retrieval else None
         shots = prompt.shots or ShotsBlock()
+
         def several(key: str, source: list[str] | str | None) -> tuple[Template, ...] | Template | None:
             if source is None or isinstance(source, str):
                 return at(key, source)
@@ -114,6 +117,7 @@ class Templates:
             query=at("retrieval.query", retrieval.query if retrieval else None),
             gold=at("retrieval.gold", retrieval.gold if retrieval else None),
             passage=at("retrieval.text", retrieval.text if retrieval else None),
+            kind=at("retrieval.distractors.same", same.same if isinstance(same, SameBlock) else None),
             cluster=at("cluster", task.cluster),
         )
 
@@ -234,7 +238,7 @@ def draft_task(
             )
     shown: dict[Key, Row] = {("rows", row.id): row for row in samples}
     shown |= {(place, row.id): row for draw in chosen for some in draw for row in some}
-    hits, gold = _passages(name, task, templates, source, shown, cache)
+    hits, gold = _passages(name, task, templates, source, shown, {("rows", row.id) for row in samples}, root, cache)
 
     def shot(row: Row) -> tuple[str, str]:
         right, seen = answer(place, row), _seen(task, row, hits.get((place, row.id), ()))
@@ -286,17 +290,35 @@ def _shot_query(templates: Templates, row: Row, right: Callable[[], Answer]) -> 
 
 
 def _seen(task: TaskBlock, row: Row, hits: Sequence[Hit]) -> dict[str, Any]:
-    """What a template sees: the row's columns, and with a retrieval block its passages."""
+    """What a template sees: the row's columns, and with a retrieval block its passages in the prompt's order."""
     if task.retrieval is None:
         return dict(row.values)
-    passages = [{"id": hit.passage.id, "text": hit.passage.text, "rank": hit.rank, "score": hit.score} for hit in hits]
+    passages = [
+        {
+            "id": hit.passage.id,
+            "text": hit.passage.text,
+            "document": hit.passage.document,
+            "rank": hit.rank,
+            "place": hit.place,
+            "score": hit.score,
+        }
+        for hit in sorted(hits, key=lambda hit: hit.place)
+    ]
     return {**row.values, "passages": passages}
 
 
 def _passages(
-    name: str, task: TaskBlock, templates: Templates, source: Source, shown: Mapping[Key, Row], cache: Path
+    name: str,
+    task: TaskBlock,
+    templates: Templates,
+    source: Source,
+    shown: Mapping[Key, Row],
+    evaluated: Collection[Key],
+    root: Path,
+    cache: Path,
 ) -> tuple[dict[Key, tuple[Hit, ...]], dict[Key, tuple[str, ...]]]:
-    """Retrieved passages and gold ids of each row."""
+    """Retrieved passages and gold ids of each row. Gold is withheld from evaluated rows, never from shots: a worked
+    example whose answer stands nowhere would teach to guess."""
     rows = list(shown.values())
     block = task.retrieval
     if block is None:
@@ -304,10 +326,21 @@ def _passages(
     gold = [_texts(templates.gold.evaluate(row.values, row.id)) for row in rows] if templates.gold else None
     queries = [templates.query.render(row.values, row.id) for row in rows] if templates.query else []
     corpus = source.corpus.rows if source.corpus else ()
-    passages = [Passage(row.id, templates.passage.render(row.values, row.id)) for row in corpus if templates.passage]
+    passages = [
+        Passage(
+            row.id,
+            templates.passage.render(row.values, row.id),
+            kind=templates.kind.render(row.values, row.id) if templates.kind else "",
+        )
+        for row in corpus
+        if templates.passage
+    ]
     ids = [row.id for row in rows]
+    withheld = {number for number, key in enumerate(shown) if block.withhold_gold and key in evaluated}
     with located(f"tasks.{name}.retrieval"):
-        found = retrieve(block, passages, queries, gold, ids, cache)
+        if block.chunk and block.retriever != "none":
+            passages = chunked(passages, block.chunk, root)
+        found = retrieve(_rooted(block, root), passages, queries, gold, ids, cache, withheld)
     return dict(zip(shown, found, strict=True)), dict(zip(shown, gold, strict=True)) if gold else {}
 
 
@@ -328,6 +361,16 @@ def _joint(question: str, prefix: str, delimiter: str) -> str:
     return "" if not question or question[-1].isspace() or prefix[0].isspace() else delimiter
 
 
+def _rooted(block: RetrievalBlock, root: Path) -> RetrievalBlock:
+    """The block with the folders of its models, where they stand under the project's root, in full."""
+    changed: dict[str, object] = {}
+    if (root / block.encoder).is_dir():
+        changed["encoder"] = str(root / block.encoder)
+    if block.rerank and (root / block.rerank.model).is_dir():
+        changed["rerank"] = block.rerank.model_copy(update={"model": str(root / block.rerank.model)})
+    return block.model_copy(update=changed) if changed else block
+
+
 def _join(
     block: PromptBlock,
     templates: Templates,
@@ -342,7 +385,8 @@ def _join(
     if chat is None:
         between = block.shots.delimiter if block.shots and block.shots.delimiter is not None else block.delimiter
         shots = "".join(
-            f"{asked}{_joint(asked, told, between) if prefix else between}{told}{block.separator}" for asked, told in worked
+            f"{asked}{_joint(asked, told, between) if prefix else between}{told}{block.separator}"
+            for asked, told in worked
         )
         return description + shots + question + (_joint(question, prefix, block.delimiter) + prefix if prefix else "")
     messages = []

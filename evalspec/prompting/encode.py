@@ -90,5 +90,7 @@ def encode_windows(tokenizer: Tokenizer, text: str, *, max_length: int | None) -
     windows = []
     for first in range(0, len(ids), width):
         end = min(first + width, len(ids))
-        windows.append(Encoded(np.asarray(whole[max(0, end - width) : end], np.int32), tuple(whole[first + 1 : end + 1])))
+        windows.append(
+            Encoded(np.asarray(whole[max(0, end - width) : end], np.int32), tuple(whole[first + 1 : end + 1]))
+        )
     return windows

@@ -18,31 +18,63 @@ from evalspec.retrieval.passages import RETRIEVERS, Passage, Query, Ranking, Set
 
 
 class Oracle:
-    """Gold passages score 1, distractors 0. Distractors are BM25's best wrong passages, or random ones."""
+    """Gold passages score 1, distractors 0.
+
+    Distractors are BM25's best wrong passages, those that have their `kind` in common with a gold one, or random ones;
+    where the first two run out, random ones follow.
+    """
 
     def __init__(self, passages: Sequence[Passage], settings: Settings) -> None:
         self._size, self._settings = len(passages), settings
-        near = settings.distractors == "near"
+        self._kinds = [passage.kind for passage in passages]
+        self._of_kind: dict[str, list[int]] = {}
+        for index, kind in enumerate(self._kinds):
+            self._of_kind.setdefault(kind, []).append(index)
+        self._chunked = any(passage.document != passage.id for passage in passages)
+        near = settings.distractors == "near" or self._chunked
         self._bm25 = bm25_of(tuple(passage.text for passage in passages), settings.stemmer) if near else None
 
     def search(self, queries: Sequence[Query], k: int) -> list[Ranking]:
-        """See `Retriever`. All gold passages up to k; a query without gold gets k distractors."""
-        place = self._settings.gold_at
-        if isinstance(place, int) and not 1 <= place <= k:
-            raise RetrievalError(f"`gold_at: {place}` is no place among k = {k} passages; places count from 1 to k")
+        """See `Retriever`. All gold passages up to k, or all of them and `n_distractors`; of a chunked document's more
+        chunks than k, BM25's best. A query without gold, or whose gold is withheld, gets distractors alone.
+        """
+        count, place = self._settings.n_distractors, self._settings.gold_at
+        if isinstance(place, int) and place > (k if count is None else count + 1):
+            among = f"k = {k} passages" if count is None else f"a gold passage and {count} distractors"
+            raise RetrievalError(f"`gold_at: {place}` is no place among {among}; places count from 1")
         near: list[Ranking] = [[] for _ in queries]
         if self._bm25 is not None:
             most = max((len(query.gold) for query in queries), default=0)
-            near = self._bm25.search(queries, k + most)
+            near = self._bm25.search(queries, self._size if self._chunked else (k if count is None else count) + most)
         return [self._one(query, [index for index, _ in found], k) for query, found in zip(queries, near, strict=True)]
 
     def _one(self, query: Query, near: Sequence[int], k: int) -> Ranking:
-        gold = list(dict.fromkeys(query.gold))[:k]
-        wanted = min(k, self._size) - len(gold)
-        distractors = [index for index in near if index not in query.gold][: max(wanted, 0)]
-        distractors += self._random(query, wanted - len(distractors), {*query.gold, *distractors})
+        gold = [] if query.withheld else list(dict.fromkeys(query.gold))
+        count = self._settings.n_distractors
+        if count is None:
+            if self._chunked and len(gold) > k:
+                known = set(gold)
+                gold = sorted(list(dict.fromkeys([*(index for index in near if index in known), *gold]))[:k])
+            gold = gold[:k]
+            count = k - len(gold)
+        distractors = self._distractors(query, near, min(count, self._size - len(set(query.gold))))
         order = self._arranged(query, gold, distractors)
         return [(index, 1.0 if index in query.gold else 0.0) for index in order]
+
+    def _distractors(self, query: Query, near: Sequence[int], count: int) -> list[int]:
+        """`count` wrong passages, the first ones those of a smaller count."""
+        taken = set(query.gold)
+        if self._settings.distractors == "near":
+            first = [index for index in near if index not in taken]
+        elif self._settings.distractors == "same":
+            kinds = dict.fromkeys(self._kinds[index] for index in query.gold)
+            alike = [index for kind in kinds for index in self._of_kind[kind] if index not in taken]
+            rng = stream("alike", self._settings.seed, query.row_id)
+            first = [alike[at] for at in islice(shuffle(len(alike), rng), max(count, 0))]
+        else:
+            first = []
+        first = first[: max(count, 0)]
+        return first + self._random(query, count - len(first), {*taken, *first})
 
     def _random(self, query: Query, wanted: int, taken: set[int]) -> list[int]:
         if wanted <= 0:

@@ -11,34 +11,49 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from evalspec.registry import Registry
-from evalspec.spec.blocks import RetrievalBlock
+from evalspec.spec.blocks import RetrievalBlock, SameBlock
 
 
 @dataclass(frozen=True)
 class Passage:
-    """One document of a corpus, its text as prompts show it."""
+    """One document of a corpus, or one chunk of it, its text as prompts show it."""
 
     id: str
     text: str
+    document: str = ""
+    """Id of the document that it is cut from; its own where documents stay whole."""
+    kind: str = ""
+    """What distractors may have in common with it (`distractors: {same: …}`)."""
+
+    def __post_init__(self) -> None:
+        if not self.document:
+            object.__setattr__(self, "document", self.id)
 
 
 @dataclass(frozen=True)
 class Query:
-    """What is looked for. `gold` are indices of the passages that answer it; only the oracle looks at them."""
+    """What is looked for. `gold` are indices of the passages that answer it; only the oracle looks at them.
+
+    `withheld`: the gold passages are not to be found.
+    """
 
     text: str
     row_id: str = ""
     gold: tuple[int, ...] = ()
+    withheld: bool = False
 
 
 @dataclass(frozen=True)
 class Hit:
-    """A passage that was found. `rank` counts from 1; `relevant` is None where no gold is known."""
+    """A passage that was found. `relevant` is None where no gold is known."""
 
     passage: Passage
     rank: int
+    """Its place in the ranking, from 1."""
     score: float
     relevant: bool | None
+    place: int
+    """Its place in the prompt, from 1."""
 
 
 Ranking = list[tuple[int, float]]
@@ -53,7 +68,8 @@ class Settings:
     encoder: str = "all-MiniLM-L6-v2"
     of: tuple[str, ...] = ("bm25", "dense")
     rank_constant: int = 60
-    distractors: Literal["near", "random"] = "near"
+    distractors: Literal["near", "random", "same"] = "near"
+    n_distractors: int | None = None
     gold_at: Literal["random", "first", "last"] | int = "random"
     seed: int = 0
 
@@ -65,7 +81,8 @@ def settings_of(block: RetrievalBlock) -> Settings:
         encoder=block.encoder,
         of=tuple(block.of),
         rank_constant=block.rank_constant,
-        distractors=block.distractors,
+        distractors="same" if isinstance(block.distractors, SameBlock) else block.distractors,
+        n_distractors=block.n_distractors,
         gold_at=block.gold_at,
         seed=block.seed,
     )

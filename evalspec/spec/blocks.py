@@ -186,6 +186,8 @@ class PromptBlock(Block):
     """System message (a template), for models with `chat: true`."""
     overflow: Literal["truncate", "error"] = "truncate"
     """What happens to a prompt longer than the model can hold: keep its right end (counted and shown), or stop."""
+    unknown: list[str] = Field(default_factory=list)
+    """Answers that say that the prompt does not hold the answer, `unknown` for example; `abstained` looks for them."""
 
     @model_validator(mode="after")
     def _one_way_to_ask(self) -> PromptBlock:
@@ -208,6 +210,62 @@ class PromptBlock(Block):
         return self
 
 
+class SameBlock(Block):
+    """Distractors that have something in common with the gold passage."""
+
+    same: str
+    """Template over the columns of the corpus: distractors are passages for which it gives what it gives for a gold
+    one, in random order; where these run out, random ones follow."""
+
+
+class ChunkBlock(Block):
+    """Documents cut into passages of at most so many words, characters or tokens: exactly one of the three."""
+
+    words: int | None = Field(default=None, ge=1)
+    """Most words (what stands between white space) in a passage."""
+    characters: int | None = Field(default=None, ge=1)
+    """Most characters in a passage; it may end within a word."""
+    tokens: int | None = Field(default=None, ge=1)
+    """Most tokens of `tokenizer` in a passage."""
+    overlap: int = Field(default=0, ge=0)
+    """How many of them two neighbours share."""
+    tokenizer: str | None = None
+    """What counts `tokens`: `zoo/NAME`, a directory or a hub id."""
+
+    @property
+    def size(self) -> int:
+        """The number that was given, of whichever unit."""
+        return self.words or self.characters or self.tokens or 0
+
+    @model_validator(mode="after")
+    def _one_unit(self) -> ChunkBlock:
+        found: list[Misfit] = []
+        given = [name for name in ("words", "characters", "tokens") if getattr(self, name) is not None]
+        if len(given) != 1:
+            named = " and ".join(f"`{name}`" for name in given) or "none"
+            found.append(((), f"needs exactly one of `words`, `characters`, `tokens`; found {named}"))
+        elif self.overlap >= self.size:
+            found.append(
+                (("overlap",), f"must be less than `{given[0]}: {self.size}`, or no passage would get further")
+            )
+        if given == ["tokens"] and self.tokenizer is None:
+            found.append(((), "needs `tokenizer` to count tokens: a model's name or directory"))
+        if given != ["tokens"] and self.tokenizer is not None:
+            found.append((("tokenizer",), "belongs to `tokens`"))
+        if found:
+            raise misfits(found)
+        return self
+
+
+class RerankBlock(Block):
+    """A cross-encoder reads query and passage together and orders anew what the retriever found (extra `dense`)."""
+
+    model: str
+    """A cross-encoder with one output, as sentence-transformers loads it: a directory or a hub id."""
+    depth: int = Field(default=50, ge=1)
+    """How many of the retriever's passages it reads, k at least."""
+
+
 class RetrievalBlock(Block):
     """Which passages a row's prompt is given."""
 
@@ -223,8 +281,21 @@ class RetrievalBlock(Block):
     """`none`, `oracle`, `bm25`, `dense`, `fusion`, or a plugin's."""
     k: int = Field(default=5, ge=1)
     """How many passages."""
-    distractors: Literal["near", "random"] = "near"
-    """Oracle: the k−1 passages beside the gold are BM25's best wrong ones, or random ones."""
+    chunk: ChunkBlock | None = None
+    """Cut the corpus's documents into passages, `doc#1`, `doc#2` …; `gold` then names documents, and a passage is
+    relevant when its document is gold."""
+    rerank: RerankBlock | None = None
+    """Order anew what the retriever found."""
+    order: Literal["rank", "reverse", "random"] = "rank"
+    """Order of the passages in the prompt: best first, best last, or at random."""
+    withhold_gold: bool = False
+    """Leave each evaluated row's gold passages out of its ranking, so that nothing relevant is there. Shots keep
+    theirs."""
+    distractors: Literal["near", "random"] | SameBlock = "near"
+    """Oracle: the passages beside the gold are BM25's best wrong ones, random ones, or those that have something in
+    common with it."""
+    n_distractors: int | None = Field(default=None, ge=0)
+    """Oracle: how many distractors, beside all gold passages; by default as many as make k passages."""
     gold_at: Literal["random", "first", "last"] | int = "random"
     """Oracle: where the gold passage stands; a number counts from 1."""
     encoder: str = "all-MiniLM-L6-v2"
@@ -236,7 +307,12 @@ class RetrievalBlock(Block):
     stemmer: str = "english"
     """BM25: language of the Snowball stemmer and stop words, or `none`."""
     seed: int = 0
-    """Seed of the oracle's places and random distractors."""
+    """Seed of a random `order`, and of the oracle's places and random distractors."""
+
+    @property
+    def cut(self) -> int | None:
+        """Where metrics of the ranking are cut: k, or None (its end) where a row's gold decides how long it is."""
+        return None if self.n_distractors is not None and self.retriever == "oracle" else self.k
 
     @model_validator(mode="after")
     def _has_what_its_retriever_needs(self) -> RetrievalBlock:
@@ -247,6 +323,8 @@ class RetrievalBlock(Block):
             found.append(((), "needs `gold`: the retriever `oracle` gives each row its gold passages"))
         if isinstance(self.gold_at, int) and self.gold_at < 1:
             found.append((("gold_at",), "counts places from 1"))
+        if self.withhold_gold and self.gold is None:
+            found.append((("withhold_gold",), "needs `gold`: which passages to leave out"))
         if found:
             raise misfits(found)
         return self
@@ -408,7 +486,7 @@ class TaskBlock(Block):
                 said = f"`{block.metric}` needs {how}, which this task does not have"
             elif block.k and not declared.at_k:
                 said = f"`{block.metric}` is not cut at a rank; drop `@{block.k}`"
-            elif declared.evidence == "output" and self.prompt.target is None:
+            elif declared.evidence == "output" and declared.compares and self.prompt.target is None:
                 said = f"`{block.metric}` compares with `prompt.target`, which is missing"
             elif declared.evidence == "retrieval" and self.retrieval is not None and self.retrieval.gold is None:
                 said = f"`{block.metric}` compares with `retrieval.gold`, which is missing"
@@ -416,6 +494,10 @@ class TaskBlock(Block):
                 said = f"`{block.metric}` does not look at a generated answer; drop its `filters`"
             elif useless := [name for name in block.options if name not in declared.options]:
                 said = f"`{block.metric}` has no option `{useless[0]}`"
+            elif "retrieval" in declared.needs and self.retrieval is None:
+                said = f"`{block.metric}` looks at the passages shown and needs a `retrieval` block"
+            elif "unknown" in declared.needs and not self.prompt.unknown:
+                said = f"`{block.metric}` needs `prompt.unknown`: the answers that count as none, [unknown] for example"
             if said:
                 found.append((("metrics", index), said))
         for index, block in enumerate(self.metrics):

@@ -90,13 +90,14 @@ def canonical(task: TaskBlock) -> TaskBlock:
 
 
 _SHARED = ("retriever", "gold")  # gold is what retrieval is measured by, whatever was retrieved
-_RANKING = (*_SHARED, "corpus", "text", "query", "k")
+_SHOWN = (*_SHARED, "corpus", "text", "k", "chunk", "order", "withhold_gold")
+_RANKING = (*_SHOWN, "query", "rerank")
 _USED: dict[str, tuple[str, ...]] = {
     "none": _SHARED,
     "bm25": (*_RANKING, "stemmer"),
     "dense": (*_RANKING, "encoder"),
     "fusion": (*_RANKING, "of", "rank_constant"),
-    "oracle": (*_SHARED, "corpus", "text", "k", "distractors", "gold_at"),
+    "oracle": (*_SHOWN, "distractors", "n_distractors", "gold_at"),
 }
 
 
@@ -111,7 +112,16 @@ def _unused_by(retriever: str, block: RetrievalBlock) -> list[str]:
     if retriever == "oracle":
         near = block.distractors == "near"  # BM25's best wrong passages
         used |= {"query", "stemmer"} if near else {"seed"}
-        used |= {"seed"} if block.gold_at == "random" else set()
+        if block.withhold_gold:
+            used -= {"gold_at"}
+        elif block.gold_at == "random":
+            used |= {"seed"}
+        if block.n_distractors is not None:
+            used -= {"k"}
+        elif block.chunk is not None:
+            used |= {"query", "stemmer"}  # of more gold chunks than k, BM25's best are shown
+    if block.order == "random" and "order" in used:
+        used |= {"seed"}
     return [name for name in type(block).model_fields if name not in used]
 
 

@@ -44,6 +44,7 @@ TEMPLATES: tuple[Location, ...] = (
     ("retrieval", "text"),
     ("retrieval", "query"),
     ("retrieval", "gold"),
+    ("retrieval", "distractors", "same"),
     ("cluster",),
 )
 ROWS: tuple[Location, ...] = (("data",), ("prompt", "shots", "data"), ("retrieval", "corpus"))

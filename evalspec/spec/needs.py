@@ -19,7 +19,11 @@ EVIDENCE_OF_KIND: dict[str, Evidence] = {"generate": "output", "choose": "choice
 @dataclass(frozen=True)
 class Declaration:
     """What a metric needs (`evidence`), whether it is cut at a rank (`at_k`), which way is better, which of a metric
-    block's options mean something to it."""
+    block's options mean something to it.
+
+    `compares`: an output is held against `prompt.target`. `needs` names what else of a task it looks at: `retrieval`
+    (the passages shown), `unknown` (`prompt.unknown`).
+    """
 
     name: str
     evidence: Evidence
@@ -27,6 +31,8 @@ class Declaration:
     higher_is_better: bool = True
     says: str = ""
     options: tuple[str, ...] = ()
+    compares: bool = True
+    needs: tuple[Literal["retrieval", "unknown"], ...] = ()
 
 
 _COMPARING = ("literal", "ignore_case", "ignore_punctuation", "ignore_numbers", "regexes_to_ignore")
@@ -37,6 +43,12 @@ METRICS: dict[str, Declaration] = {
         Declaration("exact_match", "output", says="the normalised output equals a target", options=_COMPARING),
         Declaration("token_f1", "output", says="bag-of-words F1 with the best target (SQuAD)"),
         Declaration("contains", "output", says="a target stands somewhere in the output"),
+        Declaration(
+            "grounded", "output", compares=False, needs=("retrieval",), says="the output stands in a passage shown"
+        ),
+        Declaration(
+            "abstained", "output", compares=False, needs=("unknown",), says="the output is one of `prompt.unknown`"
+        ),
         Declaration("accuracy", "choices", says="the likeliest choice is the target"),
         Declaration("accuracy_norm", "choices", says="the likeliest choice per character is the target"),
         Declaration("greedy", "likelihood", says="every token of the target is the likeliest one"),

@@ -15,12 +15,15 @@ from pydantic_core import PydanticUndefined
 
 from evalspec.spec.base import Block
 from evalspec.spec.blocks import (
+    ChunkBlock,
     DataBlock,
     DecodeBlock,
     MetricBlock,
     ModelBlock,
     PromptBlock,
+    RerankBlock,
     RetrievalBlock,
+    SameBlock,
     ShotsBlock,
     Spec,
     TaskBlock,
@@ -43,6 +46,9 @@ BLOCKS: tuple[tuple[str, type[Block]], ...] = (
     ("tasks.NAME.prompt", PromptBlock),
     ("tasks.NAME.prompt.shots", ShotsBlock),
     ("tasks.NAME.retrieval", RetrievalBlock),
+    ("tasks.NAME.retrieval.chunk", ChunkBlock),
+    ("tasks.NAME.retrieval.rerank", RerankBlock),
+    ("tasks.NAME.retrieval.distractors", SameBlock),
     ("tasks.NAME.decode", DecodeBlock),
     ("tasks.NAME.filters.NAME[…]", StepBlock),
     ("tasks.NAME.metrics[…]", MetricBlock),
@@ -53,6 +59,7 @@ EVIDENCE = {
     "likelihood": "neither `decode` nor `choices`",
     "retrieval": "`retrieval` with `gold`",
 }
+ALSO = {"retrieval": "`retrieval`", "unknown": "`prompt.unknown`"}
 
 
 def updated(document: str) -> str:
@@ -104,7 +111,7 @@ def _names() -> list[str]:
     metrics = (
         (
             f"`{name}`" + (" (`@k`)" if found.at_k else ""),
-            EVIDENCE[found.evidence],
+            " and ".join([EVIDENCE[found.evidence], *(ALSO[need] for need in found.needs)]),
             _better(found.higher_is_better),
             found.says,
         )

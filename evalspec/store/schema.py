@@ -173,7 +173,9 @@ TABLES: dict[str, TableSchema] = {
                 CELL,
                 SAMPLE,
                 Column("rank", "INTEGER", "place in the ranking, from 1", key=True),
+                Column("place", "INTEGER", "place in the prompt, from 1 (`order:` may make it another)"),
                 Column("passage_id", "VARCHAR", "the passage"),
+                Column("document_id", "VARCHAR", "the document that it is cut from; itself where documents stay whole"),
                 Column("text", "VARCHAR", "its text, as the prompt shows it"),
                 Column("score", "DOUBLE", "the retriever's score"),
                 Column("relevant", "BOOLEAN", "whether it is a gold passage; NULL when no gold is known"),
@@ -289,13 +291,39 @@ VIEWS: tuple[ViewSchema, ...] = (
     ),
     ViewSchema(
         "retrieval_and_answer",
-        "Where the first gold passage of each sample stood, beside how the answer scored.",
+        "Each score of a cell that retrieves, beside the first gold passage: its rank, its place in the prompt, "
+        "whether it was shown at all; `is_right` is a value of 0.5 or more, `abstained` and `grounded` are what these "
+        "metrics say of the same answer (NULL where they were not asked).",
         "SELECT scores.run_id, scores.cell_id, cells.model, cells.task, cells.params, scores.sample_id, "
-        "found.passages, found.gold_rank, found.gold_rank IS NOT NULL AS gold_shown, "
-        "scores.filter, scores.metric, scores.value "
-        "FROM scores JOIN cells USING (run_id, cell_id) JOIN ("
-        "SELECT run_id, cell_id, sample_id, count(*) AS passages, min(rank) FILTER (WHERE relevant) AS gold_rank "
-        "FROM retrievals GROUP BY ALL) AS found USING (run_id, cell_id, sample_id)",
+        "scores.draw, scores.repeat, scores.stage, coalesce(found.passages, 0) AS passages, found.gold_rank, "
+        "found.gold_place, found.gold_rank IS NOT NULL AS gold_shown, scores.filter, scores.metric, scores.value, "
+        "scores.value >= 0.5 AS is_right, said.abstained, said.grounded "
+        "FROM scores JOIN cells USING (run_id, cell_id) "
+        "SEMI JOIN retrievals ON retrievals.run_id = scores.run_id AND retrievals.cell_id = scores.cell_id "
+        "LEFT JOIN (SELECT run_id, cell_id, sample_id, count(*) AS passages, "
+        "min(rank) FILTER (WHERE relevant) AS gold_rank, min(place) FILTER (WHERE relevant) AS gold_place "
+        "FROM retrievals GROUP BY ALL) AS found ON found.run_id = scores.run_id AND found.cell_id = scores.cell_id "
+        "AND found.sample_id = scores.sample_id "
+        "LEFT JOIN (SELECT run_id, cell_id, sample_id, draw, repeat, stage, filter, "
+        "max(value) FILTER (WHERE metric = 'abstained') = 1 AS abstained, "
+        "max(value) FILTER (WHERE metric = 'grounded') = 1 AS grounded "
+        "FROM scores WHERE metric IN ('abstained', 'grounded') GROUP BY ALL) AS said "
+        "ON said.run_id = scores.run_id AND said.cell_id = scores.cell_id AND said.sample_id = scores.sample_id "
+        "AND said.draw IS NOT DISTINCT FROM scores.draw AND said.repeat IS NOT DISTINCT FROM scores.repeat "
+        "AND said.stage IS NOT DISTINCT FROM scores.stage AND said.filter IS NOT DISTINCT FROM scores.filter",
+    ),
+    ViewSchema(
+        "gold_and_answer",
+        "Was the gold passage shown, and was it used? For each cell and metric the answers of each kind: right, "
+        "abstained (neither right nor an attempt) or wrong, with the gold passage shown or not.",
+        "SELECT run_id, cell_id, model, task, params, stage, filter, metric, count(*) AS n, "
+        "count(*) FILTER (gold_shown AND is_right) AS shown_right, "
+        "count(*) FILTER (gold_shown AND NOT is_right AND coalesce(abstained, false)) AS shown_abstained, "
+        "count(*) FILTER (gold_shown AND NOT is_right AND NOT coalesce(abstained, false)) AS shown_wrong, "
+        "count(*) FILTER (NOT gold_shown AND is_right) AS missing_right, "
+        "count(*) FILTER (NOT gold_shown AND NOT is_right AND coalesce(abstained, false)) AS missing_abstained, "
+        "count(*) FILTER (NOT gold_shown AND NOT is_right AND NOT coalesce(abstained, false)) AS missing_wrong "
+        "FROM retrieval_and_answer WHERE value IS NOT NULL GROUP BY ALL",
     ),
     ViewSchema(
         "costs",
@@ -303,5 +331,15 @@ VIEWS: tuple[ViewSchema, ...] = (
         "SELECT runs.run_id, spec_name, model, task, params, efficiency.* EXCLUDE (run_id), "
         "prompt_tokens / nullif(distinct_tokens, 0) AS sharing "
         "FROM efficiency JOIN cells USING (run_id, cell_id) JOIN runs USING (run_id)",
+    ),
+    ViewSchema(
+        "cost_per_question",
+        "What one question of each cell cost: tokens of its prompt, tokens that were really fed (shared ones split), "
+        "tokens generated, seconds. Shares of a run: they say what was paid, and compare no speeds.",
+        "SELECT costs.run_id, costs.spec_name, costs.cell_id, costs.model, costs.task, costs.params, questions, "
+        "costs.prompt_tokens / questions AS prompt_tokens, costs.computed_tokens / questions AS computed_tokens, "
+        "costs.output_tokens / questions AS output_tokens, costs.seconds / questions AS seconds "
+        "FROM costs JOIN (SELECT run_id, cell_id, count(DISTINCT sample_id) AS questions FROM samples GROUP BY ALL) "
+        "AS asked USING (run_id, cell_id)",
     ),
 )

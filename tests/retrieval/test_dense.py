@@ -12,7 +12,8 @@ from evalspec.data.rows import load_rows
 from evalspec.errors import RetrievalError
 from evalspec.retrieval import Passage, Query, retrieve
 from evalspec.retrieval.dense import Dense
-from evalspec.retrieval.embeddings import Embedder, read, write
+from evalspec.retrieval.embeddings import Embedder
+from evalspec.retrieval.kept import read, write
 from evalspec.spec.blocks import DataBlock, RetrievalBlock
 
 pytest.importorskip("sentence_transformers")
