@@ -1,31 +1,37 @@
 """Generators: functions that make rows from a seed, by the names that specs use.
 
 A generator is called as `generator(seed, count, **options)` and returns one mapping a row. The same seed gives the same
-rows on every machine. `count` None means as many as the generator thinks right. Plugins join through the entry-point
-group `evalspec.generators`.
+rows on every machine. `count` None means as many as the generator thinks right. One that reads files has a parameter
+`root`, the folder where relative names start; it is filled in and no option. Plugins join through the entry-point group
+`evalspec.generators`.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from evalspec.errors import DataError, suggest
 from evalspec.registry import Registry
+
+ROOT = "root"
 
 Generator = Callable[..., list[dict[str, Any]]]
 
 GENERATORS: Registry[Generator] = Registry("generator", "evalspec.generators")
 
 
-def generate(name: str, seed: int, count: int | None, options: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Rows of the generator called `name`.
+def generate(
+    name: str, seed: int, count: int | None, options: Mapping[str, Any], root: Path = Path()
+) -> list[dict[str, Any]]:
+    """Rows of the generator called `name`; relative file names among its options start at `root`.
 
     Raises EvalspecError for an unknown name, DataError for an option that the generator lacks or one that it needs.
     """
     generator = GENERATORS.get(name)
-    parameters = list(inspect.signature(generator).parameters.values())[2:]
+    parameters = [p for p in list(inspect.signature(generator).parameters.values())[2:] if p.name != ROOT]
     known = [parameter.name for parameter in parameters if parameter.kind is not inspect.Parameter.VAR_KEYWORD]
     takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
     for option in options:
@@ -39,4 +45,5 @@ def generate(name: str, seed: int, count: int | None, options: Mapping[str, Any]
             and parameter.name not in options
         ):
             raise DataError(f"generator `{name}` needs the option `{parameter.name}`")
-    return generator(seed, count, **options)
+    reads_files = ROOT in inspect.signature(generator).parameters
+    return generator(seed, count, **options, **({ROOT: root} if reads_files else {}))

@@ -91,7 +91,7 @@ def _read(block: DataBlock, root: Path) -> tuple[Sequence[Mapping[str, Any]], st
     options = {"seed": block.seed, "count": block.count, **block.options}
     told = ", ".join(f"{name}={value}" for name, value in options.items() if value is not None)
     source = f"generator {block.generate}({told})"
-    rows = generate(block.generate, block.seed, block.count, block.options)
+    rows = generate(block.generate, block.seed, block.count, block.options, root)
     return [{name: plain(value, name, source) for name, value in row.items()} for row in rows], source
 
 

@@ -1,7 +1,9 @@
-"""Metrics of how likely a model holds a text: perplexity per token, word, byte and target, and whether it would write it.
+"""Metrics of how likely a model holds a text: perplexity per token, word, byte and target, the loss by position, and
+whether it would write the text.
 
-Of a perplexity, a sample's value is the negative log-likelihood of its target (nats) and its weight the units it is spread over; over
-samples the metric is exp(Σ value / Σ weight), so long targets count by their length. Absent where no target was scored.
+A sample's value is the negative log-likelihood of its target (nats) and its weight the units it is spread over; over
+samples a perplexity is exp(Σ value / Σ weight), a loss Σ value / Σ weight, so long targets count by their length. Absent
+where no target was scored.
 """
 
 from __future__ import annotations
@@ -78,3 +80,23 @@ def greedy(outcome: Outcome, k: int | None = None) -> Score | None:
 
 
 METRIC_FUNCTIONS.register("greedy")(Metric(METRICS["greedy"], greedy, greedy.__doc__ or "", "binary"))
+
+
+def nll(outcome: Outcome, k: int | None) -> Score | None:
+    """Mean loss per token, −log p in nats, of the targets' tokens at the positions k/2 < p ≤ k.
+
+    The position of a token is how many tokens stand before it: those of the prompt and of the target itself. A text
+    of its own (an empty template) counts from its beginning, across the windows it is scored in; its first token
+    stands behind the start token, at 1. So `nll@64`, `nll@128`, `nll@256` … are octaves of one curve: it falls where
+    more context helps, and rises where a model loses the thread. Absent where a sample has no token there.
+    """
+    if k is None or not outcome.target_logprobs:
+        return None
+    first = outcome.target_start
+    losses = [-p for at, p in enumerate(outcome.target_logprobs, start=first) if k // 2 < at <= k]
+    if not losses or any(map(math.isnan, losses)):
+        return None
+    return Score(math.fsum(losses), float(len(losses)))
+
+
+METRIC_FUNCTIONS.register("nll")(Metric(METRICS["nll"], nll, nll.__doc__ or "", "real", "ratio"))

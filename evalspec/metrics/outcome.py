@@ -25,6 +25,11 @@ class Outcome:
     """How many tokens that sum has."""
     target_greedy: bool | None = None
     """Whether each of them was the likeliest token at its place."""
+    target_logprobs: tuple[float, ...] = ()
+    """Each of these tokens' own log-probability, in order."""
+    target_start: int = 1
+    """How many tokens of its sequence stand before the first of them; a text of its own begins behind one, the start
+    token, and its later windows count on from there."""
     target_text: str = ""
     """The scored target, without the delimiter in front of it; its words and bytes are counted here."""
     hits: tuple[str, ...] = ()

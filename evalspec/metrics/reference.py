@@ -35,7 +35,7 @@ def reference() -> str:
         "",
         "A metric that is cut at a rank is stored with its cut: `recall` under retrieval `k: 5` is `recall@5`;",
     ]
-    lines += ["`recall@3` in a spec fixes it. An absent score is not 0: it has no row and does not count in `n`."]
+    lines += ["`recall@3` in a spec fixes it; `nll@512` is cut at a position. An absent score is not 0: it has no row."]
     for evidence, compares, title, module in _FAMILIES:
         lines += ["", f"## {title}", "", inspect.getdoc(module) or ""]
         for metric in map(METRIC_FUNCTIONS.get, METRICS):

@@ -114,6 +114,16 @@ def contains(prediction: str, targets: Sequence[str]) -> float:
     return float(any(normal == target or (target and target in normal) for target in map(normalise, targets)))
 
 
+@of_output("unit")
+def contains_all(prediction: str, targets: Sequence[str]) -> float:
+    """Share of the targets that stand somewhere in the prediction, each judged as `contains` does.
+
+    For questions with several answers that are all wanted. RULER's `string_match_all` is it without the normalisation
+    (there characters are lowered and nothing else).
+    """
+    return sum(contains(prediction, [target]) for target in targets) / len(targets)
+
+
 def _overlap_f1(prediction: Counter[str], target: Counter[str]) -> float:
     if not prediction or not target:
         return float(prediction == target)

@@ -14,7 +14,7 @@ from typing import Any
 
 from evalspec.data.rows import Row, Rows
 from evalspec.errors import PromptError, located
-from evalspec.prompting.shots import choose_shots, split_pool
+from evalspec.prompting.shots import choose_shots, shown_answer, split_pool
 from evalspec.prompting.templates import Template, compile_template, constant
 from evalspec.retrieval import Hit, Passage, chunked, retrieve
 from evalspec.spec.blocks import PromptBlock, RetrievalBlock, SameBlock, ShotsBlock, TaskBlock
@@ -240,10 +240,17 @@ def draft_task(
     shown |= {(place, row.id): row for draw in chosen for some in draw for row in some}
     hits, gold = _passages(name, task, templates, source, shown, {("rows", row.id) for row in samples}, root, cache)
 
-    def shot(row: Row) -> tuple[str, str]:
+    # Without choices, what else a shot could show is what the other rows of the pool are answered with.
+    others: tuple[str, ...] = ()
+    control = shots is not None and shots.labels != "right"
+    if control and task.prompt.choices is None and task.prompt.contexts is None:
+        others = tuple(dict.fromkeys(text for row in pool for text in answer(place, row).targets))
+
+    def shot(row: Row, draw: int) -> tuple[str, str]:
         right, seen = answer(place, row), _seen(task, row, hits.get((place, row.id), ()))
         asked = templates.shot_question or templates.question
-        told = next(iter(right.targets), "")
+        with located(f"{where}.prompt.shots"):
+            told = shown_answer(shots or ShotsBlock(), draw, row.id, right.targets, right.choices or others)
         if templates.continuation is not None:  # the right context, and what continues it
             question, told = told, templates.continuation.render(row.values, row.id)
         if asked is not None:
@@ -252,18 +259,19 @@ def draft_task(
             told = templates.shot_answer.render(row.values, row.id)
         return _ask(task.prompt, templates, row, question, told)
 
-    worked: dict[str, tuple[str, str]] = {}
+    worked: dict[tuple[str, int], tuple[str, str]] = {}
     drafts = []
     for draw, sets in enumerate(chosen):
+        told = draw if control else 0  # a right answer is the same in all draws
         for row, examples in zip(samples, sets, strict=True):
             for example in examples:
-                if example.id not in worked:
-                    worked[example.id] = shot(example)
+                if (example.id, told) not in worked:
+                    worked[example.id, told] = shot(example, draw)
             right, own = answer("rows", row), ("rows", row.id)
             asked = right.choices
             if templates.question is not None:
                 asked = (templates.question.render(_seen(task, row, hits.get(own, ())), row.id),)
-            before = [worked[example.id] for example in examples]
+            before = [worked[example.id, told] for example in examples]
             prompts = tuple(_join(task.prompt, templates, row, before, question, chat) for question in asked)
             drafts.append(
                 Draft(

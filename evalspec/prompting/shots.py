@@ -3,6 +3,8 @@
 Rows are split into a pool and evaluated rows by a hash of each row's own id, so the split depends on no other row,
 on no limit and on no number of shots. Each (seed, draw) orders the pool once, again by hashes, and n shots are the
 first n of that order: 4 shots are the 2 shots and two more, and every sample of a draw shares them.
+
+A control may show answers that are not the right ones: what is still answered rightly was then not learned from them.
 """
 
 from __future__ import annotations
@@ -99,6 +101,23 @@ def choose_shots(
 
 def _content(row: Row) -> str:
     return json.dumps(row.values, sort_keys=True)
+
+
+def shown_answer(block: ShotsBlock, draw: int, shot: str, right: Sequence[str], others: Sequence[str]) -> str:
+    """The answer that a shot shows: its right one, or what `labels` puts in its place.
+
+    Args: `shot` is its row's id, `right` are its right answers, `others` all that could be shown: its choices, or the
+    pool's targets. Depends on (seed, draw, shot id) and on `others` as a set. Raises PromptError where no other is.
+    """
+    if block.labels == "right":
+        return next(iter(right), "")
+    told = set(others) if block.labels == "random" else set(others) - set(right)
+    if not told:
+        raise PromptError(
+            f"`labels: wrong` has no wrong answer for the shot {shot}: every answer in sight is a right one of it"
+        )
+    ordered = sorted(told)
+    return ordered[int(unit_hash("labels", block.seed, draw, shot) * len(ordered))]
 
 
 def _nearest(

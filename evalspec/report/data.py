@@ -149,7 +149,7 @@ def _main_metrics(
         order = {name: at for at, name in reversed(list(enumerate([*written, *declared])))}
         best = min(of_task, key=lambda e: (order.get(e.metric, len(order)), e.metric, e.filter not in PLAIN_FILTERS))
         values = [e.value for e in of_task if e.metric == best.metric]
-        declaration = METRICS.get(best.metric)
+        declaration = METRICS.get(best.metric.partition("@")[0])
         bounded = all(0 <= value <= 1 for value in values)
         share = bounded and (declaration is None or declaration.evidence != "likelihood")
         higher = declaration.higher_is_better if declaration else True

@@ -88,6 +88,8 @@ def outcome_of(sample: Sample, answer: Answer) -> Outcome:
         target_logprob=sum(sums) if scored else None,
         target_tokens=sum(len(part) for part in answer.logprobs) if scored else 0,
         target_greedy=all(answer.greedy) if scored and answer.greedy else None,
+        target_logprobs=tuple(p for part in answer.logprobs for p in part) if scored else (),
+        target_start=_before_target(sample) if scored else 1,
         target_text=draft.targets[0] if scored else "",
         hits=tuple(hit.passage.document for hit in draft.hits),
         passages=tuple(hit.passage.text for hit in draft.hits),
@@ -96,6 +98,12 @@ def outcome_of(sample: Sample, answer: Answer) -> Outcome:
         k=task.retrieval.cut if task.retrieval else None,
         retrieved=task.retrieval is not None and task.retrieval.retriever != "none",
     )
+
+
+def _before_target(sample: Sample) -> int:
+    """Tokens before the first one of the scored target. Its last token is never fed, hence the 1."""
+    first = sample.requests[0]
+    return len(first.tokens) - len(first.targets) + 1
 
 
 def chosen(sample: Sample, answer: Answer) -> str | None:

@@ -147,6 +147,18 @@ class ShotsBlock(Block):
     """Template of the label that `balanced` balances; by default the target."""
     query: str | None = None
     """Template of the text by which `nearest` compares; by default the rendered prompt without shots."""
+    labels: Literal["right", "wrong", "random"] = "right"
+    """A control that separates copying from learning: which answers the shots show. `wrong`: another choice of the
+    shot's, or without choices another pool row's target. `random`: any of them, the right one too. Drawn for each shot
+    from (seed, draw, its id)."""
+
+    @model_validator(mode="after")
+    def _one_answer(self) -> ShotsBlock:
+        if self.labels != "right" and self.target is not None:
+            raise misfits(
+                [(("labels",), "puts other answers in the place of the right one, and `target` does too; drop one")]
+            )
+        return self
 
 
 def _shots(value: Any) -> Any:
@@ -370,7 +382,7 @@ class MetricBlock(Block):
     metric: str
     """Its name."""
     k: int | None = Field(default=None, ge=1)
-    """Rank at which a retrieval metric is cut; by default the retrieval's k."""
+    """Rank at which a retrieval metric is cut; by default the retrieval's k. For `nll` the position, which it needs."""
     filters: list[str] | None = Field(default=None, min_length=1)
     """The chains of `filters` under which it is taken; by default all of them."""
     literal: bool = False
@@ -486,6 +498,8 @@ class TaskBlock(Block):
                 said = f"`{block.metric}` needs {how}, which this task does not have"
             elif block.k and not declared.at_k:
                 said = f"`{block.metric}` is not cut at a rank; drop `@{block.k}`"
+            elif declared.at_k and not block.k and declared.evidence == "likelihood":
+                said = f"`{block.metric}` needs a position: `{block.metric}@512` looks behind 256 to 512 tokens"
             elif declared.evidence == "output" and declared.compares and self.prompt.target is None:
                 said = f"`{block.metric}` compares with `prompt.target`, which is missing"
             elif declared.evidence == "retrieval" and self.retrieval is not None and self.retrieval.gold is None:

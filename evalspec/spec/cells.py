@@ -51,10 +51,12 @@ def unused_settings(task: TaskBlock) -> list[Location]:
     if shots is not None:
         names: list[str] = []
         if shots.n == 0:
-            names = ["sampler", "seed", "draws", "per_sample", "label", "query", "template", "target", "delimiter"]
+            names = ["sampler", "seed", "draws", "per_sample", "label", "labels", "query", "template", "target"]
+            names += ["delimiter"]
         else:
             if shots.sampler in ("first", "nearest"):
-                names += ["seed", "draws", "per_sample"]
+                # Which shots stand there is settled; seed and draw still choose the answers of a control.
+                names += ["per_sample"] + (["seed", "draws"] if shots.labels == "right" else [])
             if shots.sampler != "balanced":
                 names.append("label")
             if shots.sampler != "nearest":

@@ -18,7 +18,7 @@ EVIDENCE_OF_KIND: dict[str, Evidence] = {"generate": "output", "choose": "choice
 
 @dataclass(frozen=True)
 class Declaration:
-    """What a metric needs (`evidence`), whether it is cut at a rank (`at_k`), which way is better, which of a metric
+    """What a metric needs (`evidence`), whether it is cut at a rank or a position (`at_k`), which way is better, which of a metric
     block's options mean something to it.
 
     `compares`: an output is held against `prompt.target`. `needs` names what else of a task it looks at: `retrieval`
@@ -49,6 +49,7 @@ METRICS: dict[str, Declaration] = {
         Declaration(
             "abstained", "output", compares=False, needs=("unknown",), says="the output is one of `prompt.unknown`"
         ),
+        Declaration("contains_all", "output", says="share of the targets that stand somewhere in the output"),
         Declaration("accuracy", "choices", says="the likeliest choice is the target"),
         Declaration("accuracy_norm", "choices", says="the likeliest choice per character is the target"),
         Declaration("greedy", "likelihood", says="every token of the target is the likeliest one"),
@@ -56,6 +57,13 @@ METRICS: dict[str, Declaration] = {
         Declaration("perplexity", "likelihood", higher_is_better=False, says="exp of the mean loss per token"),
         Declaration("word_perplexity", "likelihood", higher_is_better=False, says="exp of the loss per word"),
         Declaration("byte_perplexity", "likelihood", higher_is_better=False, says="exp of the loss per UTF-8 byte"),
+        Declaration(
+            "nll",
+            "likelihood",
+            at_k=True,
+            higher_is_better=False,
+            says="loss per token, in nats, behind k/2 to k tokens",
+        ),
         Declaration("recall", "retrieval", at_k=True, says="share of the gold passages among the first k"),
         Declaration("precision", "retrieval", at_k=True, says="share of the first k that are gold"),
         Declaration("reciprocal_rank", "retrieval", says="1 / rank of the first gold passage, 0 when absent"),
@@ -95,6 +103,11 @@ GENERATORS: dict[str, str] = {
     "world.labels": "words to label by category, the labels' meaning set anew in each prompt",
     "world.records": "key-value records to look up in a prompt",
     "world.arithmetic": "sums with written steps",
+    "world.patterns": "words that come again and again, and which one comes next",
+    "world.phone_book": "full names with a number or a town each, and one name to look up",
+    "world.haystack": "needles (facts) in filler: facts of a world, or any file of documents",
+    "world.variables": "chains of assignments among other chains, and what a variable is in the end",
+    "world.multi_document": "a question and n documents, one of which answers it",
 }
 
 ZOO: dict[str, str] = {

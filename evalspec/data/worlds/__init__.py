@@ -5,4 +5,9 @@ The same seed gives the same rows on every machine and Python version, and the f
 of a smaller one. The package needs nothing but Python: models are trained on it where pydantic and DuckDB are missing.
 """
 
+from evalspec.data.worlds import haystack as haystack
+from evalspec.data.worlds import multi_document as multi_document
+from evalspec.data.worlds import patterns as patterns
+from evalspec.data.worlds import phone_book as phone_book
 from evalspec.data.worlds import rows as rows
+from evalspec.data.worlds import variables as variables

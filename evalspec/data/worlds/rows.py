@@ -4,8 +4,9 @@
 Columns:  questions  id, question, answer, gold_ids, kind, entity, attribute
           passages   id, text, kind, entity, attribute
           labels     id, text, label, options, category
-          records    id, records (list of {key, value}), key, value, n, depth
+          records    id, records (list of {key, value}), key, value, n, depth, length, context
           arithmetic id, question, steps, answer, turns
+The generators of longer contexts have modules of their own beside this one.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from evalspec.data.generators import GENERATORS
 from evalspec.data.worlds import lexicon
 from evalspec.data.worlds.arithmetic import draw_dial
 from evalspec.data.worlds.chance import below, pick, shuffled, stream
+from evalspec.data.worlds.contexts import check_count, check_depth, depth_of, pieces, places
 from evalspec.data.worlds.facts import PEOPLE, THINGS, TOWNS, world_of
 from evalspec.data.worlds.pairs import draw_pairs
 from evalspec.errors import DataError
@@ -103,29 +105,46 @@ def labels(seed: int, count: int | None = None, *, categories: int = 4) -> list[
 
 
 @GENERATORS.register("world.records")
-def records(seed: int, count: int | None = None, *, n: int | Sequence[int] = 10) -> list[Row]:
-    """Lists of `n` records and the key of one of them. With several `n`, rows take them in turn.
+def records(
+    seed: int,
+    count: int | None = None,
+    *,
+    n: int | Sequence[int] = 10,
+    queries: int = 1,
+    depth: float | None = None,
+) -> list[Row]:
+    """Lists of `n` records, `queries` rows to a list, each with another key of it. With several `n`, lists take turns.
 
-    `depth` is the place of the asked record from 0 (first) to 1 (last). DataError unless 1 ≤ n ≤ the number of keys.
+    `depth` is the place of the asked record from 0 (first) to 1 (last); as an option it says which are asked, those
+    nearest to it. DataError unless 1 ≤ n ≤ the number of keys and queries ≤ n.
     """
     sizes = [n] if isinstance(n, int) else list(n)
     for size in sizes:
         if not 1 <= size <= len(lexicon.KEYS):
             raise DataError(f"`world.records` has 1 to {len(lexicon.KEYS)} records, not {size}")
+        check_count("world.records", "queries", queries, 1, size)
+    check_depth("world.records", depth)
     rng = stream("records", seed)
     rows = []
     for number in range(DEFAULT_COUNT if count is None else count):
-        size = sizes[number % len(sizes)]
-        pairs = draw_pairs(rng, size)
-        at = below(rng, size)
+        context, turn = divmod(number, queries)
+        if turn == 0:
+            size = sizes[context % len(sizes)]
+            pairs = draw_pairs(rng, size)
+            listed = [{"key": key, "value": value} for key, value in pairs]
+            asked = places(rng, size, queries, depth)
+            length = pieces("\n".join(f"{key}: {value}" for key, value in pairs))
+        at = asked[turn]
         rows.append(
             {
                 "id": f"r{seed}-{number:04d}",
-                "records": [{"key": key, "value": value} for key, value in pairs],
+                "records": listed,
                 "key": pairs[at][0],
                 "value": pairs[at][1],
                 "n": size,
-                "depth": at / (size - 1) if size > 1 else 1.0,
+                "depth": depth_of(at, size),
+                "length": length,
+                "context": f"r{seed}-{context:04d}",
             }
         )
     return rows
