@@ -100,7 +100,7 @@ def ratio_stderr(a: Floats, b: Floats, estimate: float) -> float | None:
 
 
 def jackknife_stderr(metric: Metric, units: Floats) -> float | None:
-    """The standard error of a metric of totals over m units (m, k): √((m − 1) / m · Σ (θ₋ᵢ − θ̄)²); None for one unit."""
+    """The standard error of a metric of totals over m units (m, k): √((m − 1) / m · Σ (θ₋ᵢ − θ̄)²); None for one."""
     m = len(units)
     if m < 2:
         return None
