@@ -86,6 +86,17 @@ def parser() -> argparse.ArgumentParser:
     sub = verb("validate", _validate, "check specs; needs neither models nor data")
     spec_options(sub, many=True)
 
+    sub = verb("import", _import, "turn a task, group or tag of lm-evaluation-harness into a spec")
+    sub.add_argument("harness", metavar="lm-eval", choices=("lm-eval",), help="whose task it is")
+    sub.add_argument("task", metavar="TASK", help="a task's YAML file, or the name of a task, group or tag")
+    sub.add_argument(
+        "--include-path", type=Path, metavar="DIR", action="append", default=[], help="a folder of more tasks"
+    )
+    sub.add_argument(
+        "--out", type=Path, metavar="DIR", default=Path("specs"), help="the spec's folder (default: specs)"
+    )
+    sub.add_argument("--model", metavar="WEIGHTS", default="zoo/transformer", help="the model that the spec names")
+
     sub = verb("plan", _plan, "compile a spec and show cells, tokens, sharing, memory and cost")
     spec_options(sub, many=False)
     sub.add_argument("--limit", type=_positive, metavar="N", help="only the first N rows of each task")
@@ -153,6 +164,23 @@ def _validate(options: argparse.Namespace) -> int:
             spec = loaded.spec
             print(f"{name}: valid; {len(spec.models)} models, {len(spec.tasks)} tasks, {len(loaded.cells)} cells")
     return 2 if wrong else 0
+
+
+def _import(options: argparse.Namespace) -> int:
+    from evalspec.importing.lm_eval_spec import import_lm_eval, write
+
+    imported = import_lm_eval(options.task, options.include_path, out=options.out, model=options.model)
+    path = write(imported, options.out)
+    print(f"wrote {path}: {len(imported.tasks)} task{'s' * (len(imported.tasks) != 1)}")
+    for note in imported.notes:
+        print(f"  {note}")
+    for refused in imported.refused:
+        first, *more = refused.error.problems
+        rest = f" (and {len(more)} more)" if more else ""
+        where = f"{first.file}:{first.line}: " if first.line else ""
+        print(f"left behind: {refused.name}: {where}{first.message}{rest}", file=sys.stderr)
+    print(f"now: evalspec run {path}")
+    return 1 if imported.refused else 0
 
 
 def _plan(options: argparse.Namespace) -> int:

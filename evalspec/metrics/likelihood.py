@@ -72,7 +72,7 @@ def byte_perplexity(text: str, tokens: int) -> int:
 
 
 def greedy(outcome: Outcome, k: int | None = None) -> Score | None:
-    """1.0 when every token of the target is the likeliest one where it stands, else 0.0: greedy decoding would write it.
+    """1.0 when every token of the target is the likeliest at its place, else 0.0: greedy decoding would write it.
 
     Equals `acc` of lm-evaluation-harness 0.4 on tasks of the type `loglikelihood` (LAMBADA).
     """

@@ -1,4 +1,4 @@
-"""Metrics of a generated answer against the right ones, after the normalisation of SQuAD (arXiv 1606.05250) or literally.
+"""Metrics of a generated answer against the right ones, after SQuAD's normalisation (arXiv 1606.05250) or literally.
 
 With several targets the best one counts. Absent where nothing was generated or there is no target.
 """
@@ -52,8 +52,8 @@ def exact_match(prediction: str, targets: Sequence[str]) -> float:
     Equals `exact_match` of the SQuAD evaluation (and of `evaluate.load("squad")`, there in percent). Two texts that
     normalisation empties are equal.
 
-    With `literal` or one of the `ignore_…` options the texts are compared as they are, but for what these leave out: the
-    `exact_match` of `evaluate.load("exact_match")` and of lm-evaluation-harness 0.4. First go the matches of
+    With `literal` or one of the `ignore_…` options the texts are compared as they are, but for what these leave out:
+    the `exact_match` of `evaluate.load("exact_match")` and of lm-evaluation-harness 0.4. First go the matches of
     `regexes_to_ignore`, then case, punctuation (ASCII) and digits (ASCII).
     """
     return float(normalise(prediction) in {normalise(target) for target in targets})

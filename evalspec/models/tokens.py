@@ -58,8 +58,8 @@ class Tokenizer:
         raise ModelError(f"{self.source}: the tokenizer has no BOS and no EOS token to stand for an empty context")
 
     def encode(self, texts: Sequence[str], *, special: bool = True) -> list[list[int]]:
-        """Token ids of each text; `special` adds what the tokenizer puts in front by itself (BOS, say), but not in front
-        of a text that begins with the start token already, as what a chat template wrote does."""
+        """Token ids of each text; `special` adds what the tokenizer puts in front by itself (BOS, say), but not in
+        front of a text that begins with the start token already, as what a chat template wrote does."""
         mark = "\x01" if special else "\x00"
         new = list(dict.fromkeys(text for text in texts if mark + text not in self._known))
         started = [text for text in new if special and self._start_text and text.startswith(self._start_text)]

@@ -257,7 +257,7 @@ def draft_task(
             question = asked.render(seen, row.id)
         if templates.shot_answer is not None:
             told = templates.shot_answer.render(row.values, row.id)
-        return _ask(task.prompt, templates, row, question, told)
+        return question, _begun(_prefix(templates, row), told)
 
     worked: dict[tuple[str, int], tuple[str, str]] = {}
     drafts = []
@@ -352,16 +352,15 @@ def _passages(
     return dict(zip(shown, found, strict=True)), dict(zip(shown, gold, strict=True)) if gold else {}
 
 
-def _ask(block: PromptBlock, templates: Templates, row: Row, question: str, told: str | None) -> tuple[str, str]:
-    """A question and what is said to it: the prefix of the answer, and of a shot the answer after it.
+def _prefix(templates: Templates, row: Row) -> str:
+    """What the answer to a row begins with."""
+    return templates.prefix.render(row.values, row.id) if templates.prefix else ""
 
-    The prefix has a delimiter before and a blank after it where no white space stands there, as in lm-evaluation-harness.
-    """
-    prefix = templates.prefix.render(row.values, row.id) if templates.prefix else ""
-    if not prefix:
-        return question, told or ""
-    blank = " " if told and not (prefix[-1].isspace() or told[0].isspace()) else ""
-    return question, f"{prefix}{blank}{told or ''}"
+
+def _begun(prefix: str, told: str) -> str:
+    """An answer behind its prefix, with a blank between them where no white space stands (as in lm-eval)."""
+    blank = " " if prefix and told and not (prefix[-1].isspace() or told[0].isspace()) else ""
+    return f"{prefix}{blank}{told}"
 
 
 def _joint(question: str, prefix: str, delimiter: str) -> str:
@@ -389,14 +388,15 @@ def _join(
 ) -> str:
     """Description, shots and question as one text; for a chat model, shots are turns of the conversation."""
     description = templates.description.render(row.values, row.id)
-    _, prefix = _ask(block, templates, row, question, None)
+    prefix = _prefix(templates, row)
     if chat is None:
         between = block.shots.delimiter if block.shots and block.shots.delimiter is not None else block.delimiter
         shots = "".join(
             f"{asked}{_joint(asked, told, between) if prefix else between}{told}{block.separator}"
             for asked, told in worked
         )
-        return description + shots + question + (_joint(question, prefix, block.delimiter) + prefix if prefix else "")
+        begun = _joint(question, prefix, block.delimiter) + prefix if prefix else ""
+        return description + shots + question + begun
     messages = []
     system = (templates.system.render(row.values, row.id) if templates.system else "") or ""
     if system or description:

@@ -90,7 +90,6 @@ def encode_windows(tokenizer: Tokenizer, text: str, *, max_length: int | None) -
     windows = []
     for first in range(0, len(ids), width):
         end = min(first + width, len(ids))
-        windows.append(
-            Encoded(np.asarray(whole[max(0, end - width) : end], np.int32), tuple(whole[first + 1 : end + 1]))
-        )
+        fed = np.asarray(whole[max(0, end - width) : end], np.int32)
+        windows.append(Encoded(fed, tuple(whole[first + 1 : end + 1])))
     return windows

@@ -6,6 +6,7 @@ newline, so that a file reads as the prompt does; templates written inside a spe
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -45,14 +46,25 @@ def _regex_replace(text: object, pattern: str, replacement: str, count: int = 0)
 def _as_index(value: Any) -> Any:
     """A text of digits as the number that it writes, anything else as it is.
 
-    Where choices are numbers themselves, `{{ answer }}` names the choice that reads like it and `{{ answer | as_index }}`
-    the one at that place.
+    Where choices are numbers themselves, `{{ answer }}` names the choice that reads like it, and
+    `{{ answer | as_index }}` the one at that place.
     """
     return int(value) if isinstance(value, str) and value.isdigit() else value
 
 
+def _as_list(value: Any) -> Any:
+    """A text that writes a list as Python does (`['a', 'b']`) as that list, anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        written = ast.literal_eval(value.strip())
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return value
+    return written if isinstance(written, list) else value
+
+
 for _environment in (_FILES, _INLINE):
-    _environment.filters |= {"regex_replace": _regex_replace, "as_index": _as_index}
+    _environment.filters |= {"regex_replace": _regex_replace, "as_index": _as_index, "as_list": _as_list}
 _EXPRESSION = re.compile(r"\{\{((?:(?!\{\{|\}\}|\{%).)*)\}\}", re.DOTALL)
 
 

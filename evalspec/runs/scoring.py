@@ -29,8 +29,8 @@ Row = dict[str, object]
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model said to one sample. `logprobs` holds, for each choice (or window of the target), its tokens', `greedy`
-    whether all of these were the likeliest."""
+    """What a model said to one sample. `logprobs` holds, for each choice (or window of the target), its tokens',
+    `greedy` whether all of these were the likeliest."""
 
     output: str | None = None
     logprobs: tuple[tuple[float, ...], ...] = ()

@@ -173,18 +173,18 @@ class PromptBlock(Block):
     `passages` (each with `.id`, `.text`, `.rank`, `.score`). Where it is empty and nothing else stands in front, the
     target is scored as a text of its own, in windows of the model's length."""
     target: str | int | None = None
-    """Template of the right answer; for choices and contexts, the index or the text of the right one. A template that is
-    a single `{{ expression }}` yielding a list means several right answers."""
+    """Template of the right answer; for choices and contexts, the index or the text of the right one. A template that
+    is a single `{{ expression }}` yielding a list means several right answers."""
     choices: list[str] | str | None = None
     """Answers to choose from: a list of templates, or one `{{ expression }}` that yields a list."""
     contexts: list[str] | str | None = None
-    """In place of `template` and `choices`: prompts to choose from, written as choices are. The likeliest is the one after
+    """In place of `template` and `choices`: prompts to choose from, written as choices are. Chosen is the one after
     which `continuation` is likeliest, as WinoGrande asks. They see the row's columns, and no passages."""
     continuation: str | None = None
     """Template of the text that every context is continued with."""
     prefix: str = ""
-    """Text with which the answer begins and that the model is given (a template): `The best answer is`. It stands in the
-    shots too."""
+    """Text with which the answer begins and that the model is given (a template): `The best answer is`. It stands in
+    the shots too."""
     shots: Annotated[ShotsBlock | None, BeforeValidator(_shots)] = None
     """Worked examples: a number, or a block. Where they are named, even as 0, a part of the rows is kept apart as their
     pool, so that every number of shots is evaluated on the same samples."""
@@ -386,8 +386,8 @@ class MetricBlock(Block):
     filters: list[str] | None = Field(default=None, min_length=1)
     """The chains of `filters` under which it is taken; by default all of them."""
     literal: bool = False
-    """exact_match: compare the texts as they are, but for what `ignore_…` leaves out, and not after SQuAD's normalisation.
-    Each `ignore_…` says so by itself."""
+    """exact_match: compare the texts as they are, but for what `ignore_…` leaves out, and not after SQuAD's
+    normalisation. Each `ignore_…` says so by itself."""
     ignore_case: bool = False
     """exact_match: compare them in lower case."""
     ignore_punctuation: bool = False

@@ -88,3 +88,13 @@ def test_digits_become_an_index_and_patterns_are_replaced() -> None:
     assert [index.evaluate({"answer": value}) for value in ("2", "two", 2)] == [2, "two", 2]
     plain = compile_template("{{ text | regex_replace('[0-9]+ ?', '') }}", ROOT, "x")
     assert plain.render({"text": "1 one 22 two"}) == "one two"
+
+
+def test_a_written_list_becomes_a_list() -> None:
+    template = compile_template("{{ choices | as_list }}", ROOT, "x")
+    assert [template.evaluate({"choices": value}) for value in ("['a', 'b']", ["c"], "not a list", "{1}")] == [
+        ["a", "b"],
+        ["c"],
+        "not a list",
+        "{1}",
+    ]
