@@ -214,6 +214,8 @@ def _plan_id(loaded: LoadedSpec, parts: Sequence[ModelPlan], compiler: _Compiler
         digest.update(json.dumps(values, sort_keys=True, ensure_ascii=False, default=list).encode() + b"\n")
 
     add("spec", loaded.spec.name, limit)
+    if loaded.spec.hypotheses:
+        add("hypotheses", loaded.canonical["hypotheses"])
     for block in sorted(compiler.rows):
         add("rows", block, compiler.rows[block].content_hash)
     for key in sorted(compiler.drafts):

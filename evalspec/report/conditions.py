@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-Value = str | int | float | bool | None
+from evalspec.spec.params import Value, scalar
 
 # Retrievers stand in the order of a reader's question: nothing, what is found, what could be found at best.
 _RETRIEVERS = ("none", "bm25", "dense", "fusion")
@@ -41,37 +41,13 @@ class Condition:
 
 def condition_of(params: Mapping[str, Any], names: Mapping[str, str]) -> Condition:
     """The condition of a cell's `params`; values that are no scalar are written as JSON."""
-    pairs = [(names[path], _scalar(value)) for path, value in params.items()]
+    pairs = [(names[path], scalar(value)) for path, value in params.items()]
     return Condition(tuple(sorted(pairs, key=lambda pair: pair[0] != "retriever")))
 
 
 def number(value: Value) -> float | None:
     """The value as a number, None if it is none (a truth value is no number)."""
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-def short_names(paths: Iterable[str]) -> dict[str, str]:
-    """Each path's shortest ending that no other path shares: `tasks.qa.retrieval.k` → `k`.
-
-    The same key of two tasks keeps the same short name, since a condition belongs to one task.
-    """
-    distinct = list(dict.fromkeys(paths))
-    keys = {path: _below_its_block(path) for path in distinct}
-    names = {}
-    for path in distinct:
-        pieces = keys[path].split(".")
-        for size in range(1, len(pieces) + 1):
-            name = ".".join(pieces[-size:])
-            if all(keys[other] == keys[path] or not f".{keys[other]}".endswith(f".{name}") for other in distinct):
-                break
-        names[path] = name
-    return names
-
-
-def _below_its_block(path: str) -> str:
-    """`tasks.qa.retrieval.k` → `retrieval.k`, `tasks.qa.prompt.shots.n` → `prompt.shots`; other paths as they are."""
-    pieces = path.removesuffix(".shots.n").split(".") + (["shots"] if path.endswith(".shots.n") else [])
-    return ".".join(pieces[2:]) if pieces[0] == "tasks" and len(pieces) > 2 else path
 
 
 def _part(name: str, value: Value) -> str:
@@ -89,7 +65,3 @@ def _rank(name: str, value: Value) -> tuple[str, int, float, str]:
     if isinstance(value, int | float):
         return (name, 0, float(value), "")
     return (name, 1, 0.0, str(value))
-
-
-def _scalar(value: Any) -> Value:
-    return value if value is None or isinstance(value, str | int | float) else json.dumps(value)

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from evalspec.errors import StoreError, suggest
-from evalspec.report.conditions import condition_of, short_names
+from evalspec.report.conditions import condition_of
 from evalspec.report.results import PLAIN_FILTERS, Cell, Cost, Estimate, GoldPlace, MainMetric, Results, Run
 from evalspec.spec.needs import METRICS, metric_of
+from evalspec.spec.params import short_names
 
 if TYPE_CHECKING:
     import duckdb

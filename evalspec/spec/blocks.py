@@ -17,6 +17,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from evalspec.errors import suggest
 from evalspec.spec.base import NAME, Block, Misfit, misfits
 from evalspec.spec.extraction import PLAIN, Filters, StepBlock, chain_misfits
+from evalspec.spec.hypotheses import HypothesisBlock
 from evalspec.spec.needs import EVIDENCE_OF_KIND, METRICS, Kind
 
 
@@ -543,3 +544,5 @@ class Spec(Block):
     )
     """What varies: from a path to its values (a product over paths); a value that is a mapping is a condition, merged
     into the block at that path, and lists inside it are expanded. `zip:` holds paths that advance together."""
+    hypotheses: dict[Annotated[str, Field(pattern=NAME)], HypothesisBlock] = Field(default_factory=dict)
+    """What you expect to find, by name: claims that the run judges by paired tests, and that its report begins with."""

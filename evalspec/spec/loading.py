@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,10 @@ from pydantic import ValidationError
 from evalspec.errors import Problem, SpecError
 from evalspec.spec.blocks import Spec
 from evalspec.spec.cells import Cell, CellBuilder
-from evalspec.spec.compose import compose, project_root, shown
+from evalspec.spec.compose import Composed, compose, project_root, shown
 from evalspec.spec.grammar import dotted
+from evalspec.spec.hypotheses import Point, comparisons
+from evalspec.spec.params import scalar, short_names
 from evalspec.spec.problems import explain, in_order
 from evalspec.spec.source import Source, parse, read
 from evalspec.spec.sweep import axes
@@ -90,9 +92,11 @@ def _load(source: Source, folder: Path, path: Path | None, sets: Sequence[str], 
     builder = CellBuilder(composed, start)
     cells = builder.build(found)
     problems += [*wrong, *builder.problems]
+    if spec is not None and not problems:
+        problems += _unjudged(spec, cells, composed)
     if spec is None or problems or composed.problems:
         raise SpecError(in_order(problems, composed.texts, read=composed.problems))
-    canonical = {
+    canonical: dict[str, Any] = {
         "name": spec.name,
         "cells": [
             {
@@ -103,4 +107,30 @@ def _load(source: Source, folder: Path, path: Path | None, sets: Sequence[str], 
             for cell in cells
         ],
     }
+    if spec.hypotheses:
+        canonical["hypotheses"] = {name: block.model_dump(mode="json") for name, block in spec.hypotheses.items()}
     return LoadedSpec(spec, cells, start, path, dict(composed.texts), tuple(sets), canonical)
+
+
+def _unjudged(spec: Spec, cells: Sequence[Cell], composed: Composed) -> Iterator[Problem]:
+    """Hypotheses that no cells can judge."""
+    for name, block in spec.hypotheses.items():
+        try:
+            comparisons(block, points(cells))
+        except ValueError as error:
+            node = composed.tree.at("hypotheses", name)
+            assert node is not None
+            yield node.mark.problem(f"{dotted(('hypotheses', name))}: {error}")
+
+
+def points(cells: Sequence[Cell]) -> list[Point]:
+    """Where each cell stands, in the words of a hypothesis."""
+    names = short_names(path for cell in cells for path in cell.params)
+    return [
+        Point(
+            cell.cell_id,
+            {"model": cell.model_name, "task": cell.task_name}
+            | {names[path]: scalar(value) for path, value in cell.params.items()},
+        )
+        for cell in cells
+    ]

@@ -14,11 +14,12 @@ from evalspec.errors import StoreError
 from evalspec.report import render, render_index
 from evalspec.report.answer import answer_of
 from evalspec.report.charts import figures_of
-from evalspec.report.conditions import condition_of, short_names
+from evalspec.report.conditions import condition_of
 from evalspec.report.data import gold_places, read_results
 from evalspec.report.marks import place_bins
 from evalspec.report.page import queries
 from evalspec.report.samples import samples_of, shared_starts
+from evalspec.spec.params import short_names
 from evalspec.store import Store
 from evalspec.store.schema import TABLES
 

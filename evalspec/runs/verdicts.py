@@ -1,0 +1,160 @@
+"""The hypotheses of a spec, judged: paired tests over the scores in the store, Holm's correction over all of a run's.
+
+A comparison takes the samples of its cells together. A sample that stands at several points of the sweep, or under
+several draws of the shots, is one unit (or its cluster is), so that asking it often does not make it count often.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from evalspec.metrics.outcome import Score
+from evalspec.metrics.paired import Paired, Scores, compare
+from evalspec.metrics.registry import METRIC_FUNCTIONS, metric_name
+from evalspec.metrics.significance import holm
+from evalspec.metrics.verdicts import judge
+from evalspec.plan.compile import Plan
+from evalspec.runs.scoring import STAGE
+from evalspec.spec.hypotheses import Comparison, HypothesisBlock, Point, comparisons
+from evalspec.spec.loading import points
+from evalspec.spec.needs import metric_of
+from evalspec.store import Store
+from evalspec.store.scores import ScoreColumns, Scored, read_scores
+
+Row = dict[str, object]
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """One comparison with what it came to."""
+
+    name: str
+    block: HypothesisBlock
+    comparison: Comparison
+    metric: str
+    filter: str
+    pair: Paired
+    chance: float
+
+
+def verdict_rows(store: Store, run_id: str, plan: Plan) -> list[Row]:
+    """The rows of the table `verdicts` for the hypotheses of the run's spec."""
+    hypotheses = plan.loaded.spec.hypotheses
+    if not hypotheses:
+        return []
+    at = points(plan.cells)
+    with store.connect() as connection:
+        scores = read_scores(connection, run_id)
+    judged = [
+        one
+        for name, block in hypotheses.items()
+        for comparison in comparisons(block, at)
+        if (one := _judge(scores, plan, name, block, comparison)) is not None
+    ]
+    corrected = holm([one.pair.p_value for one in judged])
+    return [_row(one, p, len(judged)) for one, p in zip(judged, corrected, strict=True)]
+
+
+def _judge(
+    scores: Mapping[Scored, ScoreColumns], plan: Plan, name: str, block: HypothesisBlock, comparison: Comparison
+) -> _Judged | None:
+    """One comparison; None where no cell is of the length that the hypothesis speaks of."""
+    pairs = [pair for pair in comparison.pairs if _of_length(plan, block, pair)]
+    if not pairs:
+        return None
+    tasks = {cell.cell_id: cell.task for cell in plan.cells}
+    first = tasks[pairs[0][0].cell_id]
+    metric = block.metric or metric_name(first.metrics[0], first.retrieval.cut if first.retrieval else None)
+    filter_ = block.filter or (next(iter(first.chains)) if first.kind == "generate" else "default")
+    sides = [_scores(scores, [pair[side] for pair in pairs], metric, filter_) for side in (0, 1)]
+    pair = compare(METRIC_FUNCTIONS.get(metric_of(metric)), *sides)
+    return _Judged(name, block, comparison, metric, filter_, pair, _chance(plan, pairs))
+
+
+def _of_length(plan: Plan, block: HypothesisBlock, pair: tuple[Point, Point]) -> bool:
+    """Whether the pair's prompts are within, or beyond, the length that both models were trained at."""
+    if block.length == "any":
+        return True
+    trained, longest = _lengths(plan)
+    known = [trained[point.cell_id] for point in pair if trained[point.cell_id] is not None]
+    if not known:
+        return False
+    within = max(longest[point.cell_id] for point in pair) <= min(length for length in known if length)
+    return within == (block.length == "within")
+
+
+def _lengths(plan: Plan) -> tuple[Mapping[str, int | None], Mapping[str, int]]:
+    """Of each cell: the length that its model was trained at, and its longest sequence up to the answer, in tokens."""
+    trained: dict[str, int | None] = {}
+    longest: dict[str, int] = {}
+    for part in plan.models:
+        trained |= {cell.cell_id: part.model.trained_length for cell in part.cells}
+        for sample in part.samples:
+            fed = max(len(request.tokens) for request in sample.requests)
+            longest[sample.cell.cell_id] = max(longest.get(sample.cell.cell_id, 0), fed)
+    return trained, longest
+
+
+def _scores(found: Mapping[Scored, ScoreColumns], side: Sequence[Point], metric: str, filter_: str) -> Scores:
+    """The scores of some cells: a sample is named by its place among the pairs, and clustered by its cluster or itself."""
+    scores: list[Score] = []
+    samples: list[str] = []
+    clusters: list[str] = []
+    for place, point in enumerate(side):
+        columns = found.get(Scored(point.cell_id, STAGE, filter_, metric))
+        if columns is None:
+            continue
+        scores += map(Score, columns.values, columns.weights, columns.parts)
+        samples += (f"{place}/{sample}" for sample in columns.samples)
+        clusters += columns.clusters or columns.samples
+    return Scores(scores, samples, clusters)
+
+
+def _chance(plan: Plan, pairs: Sequence[tuple[Point, Point]]) -> float:
+    """What a guess among the choices would get, 0 where answers are generated."""
+    cells = {point.cell_id for pair in pairs for point in pair}
+    shares = [
+        len(sample.draft.gold_choices) / len(sample.draft.choices)
+        for part in plan.models
+        for sample in part.samples
+        if sample.cell.cell_id in cells and sample.draft.choices
+    ]
+    return sum(shares) / len(shares) if shares else 0.0
+
+
+def _row(one: _Judged, p_holm: float | None, family: int) -> Row:
+    pair, verdict = one.pair, judge(METRIC_FUNCTIONS.get(metric_of(one.metric)), one.pair, p_holm, one.chance)
+    each: Mapping[str, Any] = one.comparison.each
+    said = ", ".join(f"{axis} = {value}" for axis, value in each.items())
+    return {
+        "hypothesis": f"{one.name} ({said})" if said else one.name,
+        "claim": one.block.claim,
+        "task": each.get("task") or one.block.better.task,
+        "params": each,
+        "model_a": each.get("model") or one.block.better.model,
+        "model_b": each.get("model") or one.block.than.model,
+        "metric": one.metric,
+        "filter": one.filter,
+        "statistic": pair.difference,
+        "ci_low": pair.ci_low,
+        "ci_high": pair.ci_high,
+        "verdict": verdict.word,
+        "reason": verdict.reason,
+        "value_a": pair.a.value,
+        "value_b": pair.b.value,
+        "p_value": pair.p_value,
+        "p_holm": p_holm,
+        "method": pair.method,
+        "effect_size": pair.effect_size,
+        "effect": pair.effect,
+        "detectable": pair.detectable,
+        "family": family,
+        "n": pair.n,
+        "units": pair.units,
+        "a_ahead": pair.a_ahead,
+        "b_ahead": pair.b_ahead,
+        "only_a": pair.only_a,
+        "only_b": pair.only_b,
+    }

@@ -1,0 +1,134 @@
+"""Hypotheses: what the author of a spec expects, said before anything runs, and judged from the run's own rows.
+
+A hypothesis holds one group of answers against another: a model against a model, a task against a task, a condition
+against a condition. Whatever neither side names (other models, tasks, points of the sweep) is paired with its like on
+the other side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import Field
+
+from evalspec.errors import suggest
+from evalspec.spec.base import Block
+from evalspec.spec.params import Value, scalar
+
+
+class SideBlock(Block):
+    """One side of a hypothesis: the answers of a model, a task, or some points of the sweep."""
+
+    model: str | None = None
+    """Name of the model."""
+    task: str | None = None
+    """Name of the task."""
+    where: dict[str, Any] = Field(default_factory=dict)
+    """Points of the sweep: from a parameter's short name, as reports say it (`k`, `shots`, `data.options.n`), to its
+    value or a list of values."""
+
+
+class HypothesisBlock(Block):
+    """A claim that the run supports, refutes or leaves undecided, by a paired comparison of the same samples."""
+
+    claim: str
+    """The claim in words; reports say it with its verdict."""
+    better: SideBlock
+    """The side that is claimed to be better."""
+    than: SideBlock
+    """The side that it is held against."""
+    metric: str | None = None
+    """What is compared, `recall@5` for example; by default the first metric of the task."""
+    filter: str | None = None
+    """The chain of `filters` whose scores are compared; by default the first."""
+    each: list[str] = Field(default_factory=list)
+    """`model`, `task` or swept parameters: a verdict for each of their values. The rest is taken together."""
+    length: Literal["any", "within", "beyond"] = "any"
+    """Only prompts within, or beyond, the length that the models were trained at (the shorter of the two)."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where a cell stands: `model`, `task`, and its swept parameters by short name."""
+
+    cell_id: str
+    axes: Mapping[str, Value]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One comparison of a hypothesis: its `each` values, and pairs of cells that differ only in what its sides name."""
+
+    each: Mapping[str, Value]
+    pairs: tuple[tuple[Point, Point], ...]
+
+
+def comparisons(block: HypothesisBlock, points: Sequence[Point]) -> list[Comparison]:
+    """The comparisons that a hypothesis asks for among a spec's cells, in the order of the cells.
+
+    Raises ValueError, written for the author of the spec, where a side matches nothing or sides cannot be paired.
+    """
+    sides = [_matching(side, points, name) for side, name in ((block.better, "better"), (block.than, "than"))]
+    named = set(_named(block.better)) | set(_named(block.than))
+    known = {axis for point in points for axis in point.axes}
+    for axis in block.each:
+        if axis not in known:
+            raise ValueError(f"`each` names no axis of this spec: `{axis}`.{_hint(axis, known)}")
+    free = [axis for axis in dict.fromkeys(a for p in points for a in p.axes) if axis not in named]
+    others: dict[tuple[Value, ...], list[Point]] = {}
+    for point in sides[1]:
+        others.setdefault(tuple(point.axes.get(axis) for axis in free), []).append(point)
+    groups: dict[tuple[Value, ...], list[tuple[Point, Point]]] = {}
+    for point in sides[0]:
+        for other in others.get(tuple(point.axes.get(axis) for axis in free), ()):
+            if other.cell_id != point.cell_id:
+                groups.setdefault(tuple(point.axes.get(axis) for axis in block.each), []).append((point, other))
+    if not groups:
+        raise ValueError("no cell of `better` has a counterpart in `than` that differs only in what the two name")
+    for pairs in groups.values():
+        for side in (0, 1):
+            mine = [pair[side].cell_id for pair in pairs]
+            if len(set(mine)) < len(mine) and len(set(mine)) < len({pair[1 - side].cell_id for pair in pairs}):
+                which, other_side = ("better", "than") if side == 0 else ("than", "better")
+                raise ValueError(
+                    f"`{other_side}` has several cells for one of `{which}`; say in `where` which of them is meant"
+                )
+    return [
+        Comparison(dict(zip(block.each, values, strict=True)), tuple(pairs)) for values, pairs in groups.items()
+    ]
+
+
+def _named(side: SideBlock) -> Iterator[str]:
+    if side.model is not None:
+        yield "model"
+    if side.task is not None:
+        yield "task"
+    yield from side.where
+
+
+def _matching(side: SideBlock, points: Sequence[Point], name: str) -> list[Point]:
+    wanted: dict[str, Any] = dict(side.where)
+    wanted |= {key: value for key, value in (("model", side.model), ("task", side.task)) if value is not None}
+    if not wanted:
+        raise ValueError(f"`{name}` names nothing; say a `model`, a `task` or a point of the sweep (`where`)")
+    found = list(points)
+    for axis, asked in wanted.items():
+        known = {axis for point in points for axis in point.axes}
+        if axis not in known:
+            raise ValueError(f"`{name}` names no axis of this spec: `{axis}`.{_hint(axis, known)}")
+        values = [scalar(value) for value in (asked if isinstance(asked, list) else [asked])]
+        there = {point.axes[axis] for point in points if axis in point.axes}
+        for value in values:
+            if value not in there:
+                shown = ", ".join(f"`{v}`" for v in sorted(there, key=str)[:8])
+                raise ValueError(f"`{name}`: no cell has {axis} = `{value}`; there are {shown}")
+        found = [point for point in found if axis in point.axes and point.axes[axis] in values]
+    if not found:
+        raise ValueError(f"`{name}` matches no cell: no cell has all of {', '.join(f'{k} = {v}' for k, v in wanted.items())}")
+    return found
+
+
+def _hint(axis: str, known: set[str]) -> str:
+    return suggest(axis, known) or f" It has {', '.join(f'`{name}`' for name in sorted(known))}."
