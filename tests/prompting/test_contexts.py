@@ -77,7 +77,7 @@ def test_a_row_with_one_context_is_an_error() -> None:
         drafts({"contexts": "{{ who[:1] }}", "continuation": "c", "target": 0})
 
 
-def test_rows_written_out_are_rows_and_shots_data_are_not_read_for_no_shots() -> None:
+def test_rows_written_out_are_rows_with_ids_of_their_own() -> None:
     rows = load_rows(DataBlock.model_validate({"rows": [{"a": 1}, {"a": 2}]}), Path())
     assert [row.values["a"] for row in rows.rows] == [1, 2]
     assert len({row.id for row in rows.rows}) == 2
