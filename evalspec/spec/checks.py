@@ -47,6 +47,12 @@ TEMPLATES: tuple[Location, ...] = (
     ("retrieval", "distractors", "same"),
     ("cluster",),
 )
+# Where a data block names a file; `documents` is an option of the generators that read one.
+FILES: tuple[tuple[str, Location], ...] = (
+    ("file", ("file",)),
+    ("database", ("database",)),
+    ("documents", ("options", "documents")),
+)
 ROWS: tuple[Location, ...] = (("data",), ("prompt", "shots", "data"), ("retrieval", "corpus"))
 
 
@@ -138,15 +144,15 @@ def _rows(rows: Node, where: Location, root: Path) -> Iterator[Problem]:
     generator = rows.child("generate")
     if generator is not None:
         yield from _named("generator", generator, (*where, "generate"))
-    for key in ("file", "database"):
-        node = rows.child(key)
+    for key, path in FILES:
+        node = rows.at(*path)
         if node is None or not isinstance(node.value, str):
             continue
-        if key == "file" and any(sign in node.value for sign in "*?["):
+        if key != "database" and any(sign in node.value for sign in "*?["):
             if not glob.glob(node.value, root_dir=root, recursive=True):  # noqa: PTH207 (takes any pattern, absolute too)
-                yield node.mark.problem(f"{dotted((*where, key))}: no file matches `{node.value}` (looked in {root})")
+                yield node.mark.problem(f"{dotted((*where, *path))}: no file matches `{node.value}` (looked in {root})")
         elif not _exists(root / node.value, Path.is_file):
-            yield node.mark.problem(f"{dotted((*where, key))}: there is no file {root / node.value}")
+            yield node.mark.problem(f"{dotted((*where, *path))}: there is no file {root / node.value}")
 
 
 def _exists(path: Path, test: Callable[[Path], bool]) -> bool:

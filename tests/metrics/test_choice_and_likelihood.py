@@ -110,3 +110,31 @@ def test_without_a_scored_target_perplexities_are_absent() -> None:
         assert metric.score(Outcome(target_logprob=0.0, target_tokens=0, target_text="")) is None
         assert metric.score(Outcome(target_logprob=math.nan, target_tokens=3, target_text="x")) is None
     assert METRIC_FUNCTIONS.get("byte_perplexity").score(Outcome(target_logprob=-1.0, target_tokens=1)) is None
+
+
+def text_of(losses: list[float], start: int = 1) -> Outcome:
+    return Outcome(target_logprobs=tuple(-loss for loss in losses), target_start=start)
+
+
+def test_octaves_of_positions_cut_a_text_without_gap_or_overlap() -> None:
+    nll = METRIC_FUNCTIONS.get("nll")
+    losses = [float(position) for position in range(1, 101)]
+    found = {k: nll.score(text_of(losses), k) for k in (1, 2, 4, 8, 16, 32, 64, 128, 256)}
+    assert found[8] == Score(5.0 + 6 + 7 + 8, 4.0) and found[1] == Score(1.0, 1.0)
+    assert found[128] == Score(sum(range(65, 101)), 36.0) and found[256] is None
+    assert sum(score.value for score in found.values() if score) == sum(losses)
+
+
+def test_the_prompt_in_front_of_a_target_counts_as_positions() -> None:
+    nll = METRIC_FUNCTIONS.get("nll")
+    assert nll.score(text_of([1.0, 2.0, 3.0], start=7), 8) == Score(3.0, 2.0)  # positions 7, 8 and 9
+    assert nll.score(text_of([1.0, 2.0, 3.0], start=7), 16) == Score(3.0, 1.0)
+    assert nll.score(text_of([math.nan, 2.0]), 1) is None and nll.score(Outcome(), 8) is None
+
+
+def test_a_loss_over_samples_weighs_tokens_alike() -> None:
+    nll = METRIC_FUNCTIONS.get("nll")
+    scores = [Score(6.0, 3.0), Score(1.0, 1.0), Score(8.0, 2.0)]
+    found = aggregate(nll, scores, ["a", "b", "c"])
+    assert found.value == pytest.approx(15 / 6) and found.n == 3
+    assert found.ci_low is not None and found.ci_high is not None and found.ci_low < 2.5 < found.ci_high

@@ -112,3 +112,11 @@ def test_without_an_output_or_a_target_the_text_metrics_are_absent() -> None:
         assert metric.score(Outcome(output="x")) is None
         assert metric.score(Outcome(output="X", targets=("x",))) == Score(1.0)
         assert metric.score(Outcome(output="", targets=("x",))) == Score(0.0)
+
+
+def test_each_of_several_wanted_answers_counts() -> None:
+    contains_all = METRIC_FUNCTIONS.get("contains_all")
+    outcome = Outcome(output="Anna and the Harp.", targets=("anna", "harp", "lute", "Bruno"))
+    assert contains_all.score(outcome) == Score(0.5)
+    assert contains_all.score(Outcome(output="", targets=("a lute",))) == Score(0.0)
+    assert contains_all.score(Outcome(targets=("lute",))) is None

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from evalspec.data.rows import Row
 from evalspec.errors import PromptError
-from evalspec.prompting.shots import choose_shots, split_pool
+from evalspec.prompting.shots import choose_shots, shown_answer, split_pool
 from evalspec.spec.blocks import DataBlock, ShotsBlock
 
 ROWS = [Row(f"r{number}", {"text": f"word{number}", "label": "abc"[number % 3]}) for number in range(200)]
@@ -107,3 +107,28 @@ def test_in_data_of_the_shots_own_a_sample_is_known_by_what_it_holds_and_not_by_
     assert chosen(block, pool, [other, same]) == [("1", "2"), ("2", "3")]
     with pytest.raises(PromptError, match="has 2 rows"):
         chosen(block.model_copy(update={"n": 3}), pool, [same])
+
+
+def shown(labels: str, draw: int = 0, seed: int = 0, others: tuple[str, ...] = ("a", "b", "c")) -> list[str]:
+    block = ShotsBlock.model_validate({"n": 4, "labels": labels, "seed": seed})
+    return [shown_answer(block, draw, row.id, [str(row.values["label"])], others) for row in ROWS]
+
+
+def test_wrong_labels_are_never_right_and_random_ones_are_at_chance() -> None:
+    right = shown("right")
+    assert right == [row.values["label"] for row in ROWS]
+    wrong = Counter(label == true for label, true in zip(shown("wrong"), right, strict=True))
+    assert wrong == {False: len(ROWS)}
+    hits = sum(label == true for label, true in zip(shown("random"), right, strict=True))
+    assert 0.22 < hits / len(ROWS) < 0.45
+    assert set(Counter(shown("wrong"))) == {"a", "b", "c"}
+
+
+def test_a_control_label_depends_on_seed_draw_and_shot_alone() -> None:
+    assert shown("wrong") == shown("wrong", others=("c", "a", "b", "b"))
+    assert shown("wrong") != shown("wrong", draw=1) != shown("wrong", seed=1)
+
+
+def test_a_shot_without_any_wrong_answer_is_an_error() -> None:
+    with pytest.raises(PromptError, match=r"no wrong answer for the shot r0"):
+        shown_answer(ShotsBlock(n=1, labels="wrong"), 0, "r0", ["a"], ["a"])
