@@ -35,10 +35,14 @@ def run(
     store: str | Path = STORE,
     reports: str | Path | None = None,
     fresh: bool = False,
+    measure: bool = True,
 ) -> Finished:
-    """Run a plan (or a spec) to its report, going on where an earlier run of it was cut off."""
+    """Run a plan (or a spec) to its report, going on where an earlier run of it was cut off.
+
+    `measure=False` leaves the spec's `measure` block to a later run.
+    """
     compiled = plan if isinstance(plan, Plan) else compile(plan)
-    return run_plan(compiled, Store(Path(store)), Path(reports or Path(store).parent), fresh=fresh)
+    return run_plan(compiled, Store(Path(store)), Path(reports or Path(store).parent), fresh=fresh, measure=measure)
 
 
 def connect(store: str | Path = STORE) -> duckdb.DuckDBPyConnection:

@@ -108,6 +108,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--reports", type=Path, metavar="DIR", help="where reports go (default: beside the store)")
     sub.add_argument("--limit", type=_positive, metavar="N", help="only the first N rows of each task")
     sub.add_argument("--fresh", action="store_true", help="compute everything again, whatever the store holds")
+    sub.add_argument("--no-measure", action="store_true", help="leave out the spec's `measure` block")
     sub.add_argument("--json", action="store_true", help="for machines")
 
     sub = verb("report", _report, "render the report of a run again")
@@ -162,7 +163,10 @@ def _validate(options: argparse.Namespace) -> int:
             wrong += 1
         else:
             spec = loaded.spec
-            print(f"{name}: valid; {len(spec.models)} models, {len(spec.tasks)} tasks, {len(loaded.cells)} cells")
+            alone = f", {len(loaded.measured)} models measured alone" if loaded.measured else ""
+            print(
+                f"{name}: valid; {len(spec.models)} models, {len(spec.tasks)} tasks, {len(loaded.cells)} cells{alone}"
+            )
     return 2 if wrong else 0
 
 
@@ -209,7 +213,7 @@ def _run(options: argparse.Namespace) -> int:
         plan = compile_plan(spec, limit=options.limit, progress=progress.say)
         store = _store(options.store, create=True)
         try:
-            finished = run(plan, store, reports, fresh=options.fresh, progress=progress)
+            finished = run(plan, store, reports, fresh=options.fresh, measure=not options.no_measure, progress=progress)
         except KeyboardInterrupt:
             print("interrupted; what was finished is kept, and the same command goes on", file=sys.stderr)
             return 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+from collections.abc import Iterable
 
 import psutil
 
@@ -39,10 +40,14 @@ def _settle_threads(model: Model) -> None:
     """
     import torch
 
-    if "OMP_NUM_THREADS" in os.environ:
-        return
-    small = model.cost is not None and model.cost.parameters < SMALL
-    torch.set_num_threads(1 if small else psutil.cpu_count(logical=False) or os.cpu_count() or 1)
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(threads_for([model]))
+
+
+def threads_for(models: Iterable[Model]) -> int:
+    """CPU threads for models that are to be treated alike: one if all are small, else all cores."""
+    small = all(model.cost is not None and model.cost.parameters < SMALL for model in models)
+    return 1 if small else psutil.cpu_count(logical=False) or os.cpu_count() or 1
 
 
 def _keep_memory() -> None:

@@ -63,6 +63,8 @@ class DecodeRequest:
     stream: int = 0
     """Seed of this request's own sampling stream: a hash of its prompt, decoding settings and repeat, so that a
     sampled answer depends on nothing else (not on batch, order, or the other requests)."""
+    past_end: bool = False
+    """Go on past the model's end tokens, so that the answer has `max_tokens`: for what is timed."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from evalspec.data.rows import Rows, load_rows
 from evalspec.errors import PromptError, located
 from evalspec.models.card import Model, cache_folder, find_model
 from evalspec.plan.forest import Decoding, Forest, Request, build_forest
+from evalspec.plan.measurements import MeasurePlan, measure_plan
 from evalspec.prompting.drafts import Chat, Draft, Source, Templates, draft_task
 from evalspec.prompting.encode import Encoded, encode_pairs, encode_prompts, encode_windows
 from evalspec.spec import Cell, LoadedSpec
@@ -69,6 +70,8 @@ class Plan:
     plan_id: str
     loaded: LoadedSpec
     models: tuple[ModelPlan, ...]
+    measured: tuple[MeasurePlan, ...] = ()
+    """What each model is measured at, running alone."""
 
     @property
     def cells(self) -> tuple[Cell, ...]:
@@ -98,14 +101,15 @@ def compile_plan(
     for cell in loaded.cells:
         groups.setdefault((cell.model_name, identity(cell.model)), []).append(cell)
     parts = tuple(compiler.model_plan(cells) for cells in groups.values())
-    return Plan(_plan_id(loaded, parts, compiler, limit), loaded, parts)
+    measured = compiler.measure_plans()
+    return Plan(_plan_id(loaded, parts, measured, compiler, limit), loaded, parts, measured)
 
 
 class _Compiler:
     """Keeps what several cells share: rows, drafts, tokenised texts."""
 
     def __init__(self, loaded: LoadedSpec, limit: int | None, progress: Callable[[str], None]) -> None:
-        self.root, self.limit, self.progress = loaded.root, limit, progress
+        self.loaded, self.root, self.limit, self.progress = loaded, loaded.root, limit, progress
         self.rows: dict[str, Rows] = {}
         self.drafts: dict[tuple[str, str], tuple[list[Draft], Templates]] = {}
 
@@ -152,6 +156,15 @@ class _Compiler:
             with located(f"tasks.{cell.task_name}"):
                 samples += _samples(cell, drafts, model, known)
         return ModelPlan(model, tuple(cells), tuple(samples))
+
+    def measure_plans(self) -> tuple[MeasurePlan, ...]:
+        measure = self.loaded.spec.measure
+        if measure is None:
+            return ()
+        return tuple(
+            measure_plan(one.cell_id, find_model(one.model_name, one.model, self.root), one.params, measure)
+            for one in self.loaded.measured
+        )
 
 
 def _decoding(block: DecodeBlock) -> Decoding:
@@ -206,7 +219,13 @@ def _samples(
     return samples
 
 
-def _plan_id(loaded: LoadedSpec, parts: Sequence[ModelPlan], compiler: _Compiler, limit: int | None) -> str:
+def _plan_id(
+    loaded: LoadedSpec,
+    parts: Sequence[ModelPlan],
+    measured: Sequence[MeasurePlan],
+    compiler: _Compiler,
+    limit: int | None,
+) -> str:
     """A hash of what is asked: blocks, templates, data, tokenizers, token ids. Not of where files are."""
     digest = hashlib.sha256()
 
@@ -232,4 +251,7 @@ def _plan_id(loaded: LoadedSpec, parts: Sequence[ModelPlan], compiler: _Compiler
             add([hit.passage.id for hit in draft.hits], draft.gold_ids, sample.truncated_tokens)
             for request in sample.requests:
                 digest.update(request.tokens.tobytes() + repr(request.targets).encode())
+    for one in measured:
+        model = one.model
+        add("measure", one.cell_id, one.params, identity(one.measure), identity(model.block), dict(model.config))
     return digest.hexdigest()[:16]

@@ -17,6 +17,7 @@ import numpy as np
 from evalspec.models.card import NATIVE_TYPES, Model
 from evalspec.plan.compile import ModelPlan, Plan
 from evalspec.plan.forest import Forest, alone
+from evalspec.plan.measurements import MeasurePlan
 from evalspec.tabular import bytes_text, table
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -144,7 +145,7 @@ def price_of(part: ModelPlan) -> Price:
         state_bytes=state_bytes(model, longest + max(new_tokens, default=0)),
         kv_bytes=kv,
         flops=flops,
-        seconds=flops / (here.flops_per_second * SHARE_OF_RATE) if flops is not None else None,
+        seconds=_seconds(model, flops),
         memory_bytes=memory,
         fits=memory < here.free_bytes if memory is not None else None,
     )
@@ -175,7 +176,62 @@ def plan_json(plan: Plan) -> dict[str, Any]:
             {**asdict(price_of(part)), "weights": str(part.model.block.weights), "resolved": str(part.model.directory)}
             for part in plan.models
         ],
+        "measurements": [_measured_json(one) for one in plan.measured],
     }
+
+
+def _measured_json(plan: MeasurePlan) -> dict[str, Any]:
+    """What one model is measured at, running alone: each point with the price of one run of it."""
+    return {
+        "cell_id": plan.cell_id,
+        "model": plan.model.name,
+        "params": dict(plan.params),
+        "repeats": plan.measure.repeats,
+        "timings": plan.rows,
+        "flops": plan.all_flops,
+        "seconds": _seconds(plan.model, plan.all_flops),
+        "points": [
+            {
+                **asdict(point),
+                "tokens": sum(plan.tokens(point)),
+                "flops": plan.flops(point),
+                "state_bytes": state_bytes(plan.model, point.length),
+            }
+            for point in plan.points
+        ],
+        "skipped": [{**asdict(point), "reason": reason} for point, reason in plan.skipped.items()],
+    }
+
+
+def _measured_table(plan: Plan) -> list[str]:
+    """The same for people: a line a model, and what is left out."""
+    rows = []
+    for one in plan.measured:
+        lengths = sorted({point.length for point in one.points})
+        seconds = _seconds(one.model, one.all_flops)
+        rows.append(
+            (
+                one.model.name + "".join(f"  {path.rsplit('.', 1)[-1]}={value}" for path, value in one.params.items()),
+                len(one.points),
+                one.rows,
+                f"{lengths[0]:,} to {lengths[-1]:,}" if lengths else None,
+                bytes_text(state_bytes(one.model, lengths[-1])) if lengths else None,
+                f"{one.all_flops / 1e9:,.0f} GF" if one.all_flops else None,
+                None if seconds is None else f"{seconds:,.0f} s",
+            )
+        )
+    columns = ("model", "points", "timings", "context", "state at the longest", "operations", "about")
+    reasons: dict[str, list[str]] = {}
+    for one in plan.measured:
+        for point, reason in one.skipped.items():
+            reasons.setdefault(f"{one.model.name}: {reason}", []).append(point.kind)
+    notes = [f"not measured, {', '.join(dict.fromkeys(kinds))}: {reason}" for reason, kinds in reasons.items()]
+    return ["", table(columns, rows, "measured alone, nothing shared"), *notes] if rows else []
+
+
+def _seconds(model: Model, flops: int | None) -> float | None:
+    """A guess of seconds from operations and this machine's rate."""
+    return None if flops is None else flops / (machine(model.block.device).flops_per_second * SHARE_OF_RATE)
 
 
 def plan_table(plan: Plan) -> str:
@@ -238,4 +294,7 @@ def plan_table(plan: Plan) -> str:
                 f"{price.model}: each request is fed from its beginning, {price.computed_tokens:,} tokens for "
                 f"{price.distinct_tokens:,} distinct ones, since {price.fed_again}{could}"
             )
-    return "\n".join([cells, "", table(columns, rows), *notes])
+    asked = (
+        [cells, "", table(columns, rows), *notes] if plan.models else [f"plan {plan.plan_id}: {plan.loaded.spec.name}"]
+    )
+    return "\n".join([*asked, *_measured_table(plan)])

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from evalspec.errors import StoreError, suggest
+from evalspec.report.alone import QUERY as MEASUREMENTS
+from evalspec.report.alone import alone_of
 from evalspec.report.conditions import condition_of
 from evalspec.report.results import PLAIN_FILTERS, Cell, Cost, Estimate, GoldPlace, MainMetric, Results, Run
 from evalspec.spec.needs import METRICS, metric_of
@@ -47,7 +49,8 @@ def read_results(connection: duckdb.DuckDBPyConnection, run_id: str) -> Results:
     """Read one run. StoreError if the store has no such run."""
     run = read_run(connection, run_id)
     spec = _mapping(run.spec_text)
-    found = rows(connection, "SELECT * FROM cells WHERE run_id = $run", run=run_id)
+    every = rows(connection, "SELECT * FROM cells WHERE run_id = $run", run=run_id)
+    found = [row for row in every if row["task"] is not None]  # the others are models measured alone
     parameters = [_json(row["params"]) or {} for row in found]
     names = short_names(path for params in parameters for path in params)
     cells = [
@@ -91,7 +94,21 @@ def read_results(connection: duckdb.DuckDBPyConnection, run_id: str) -> Results:
         for row in rows(connection, "SELECT * FROM efficiency WHERE run_id = $run", run=run_id)
     ]
     main = _main_metrics(spec, cells, estimates)
-    return Results(run, tuple(cells), tuple(estimates), tuple(costs), main, **counts)
+    alone = [row for row in every if row["task"] is None]
+    order = tuple(sorted({row["model"] for row in every}, key=lambda model: (models.get(model, 99), model)))
+    measured = alone_of(rows(connection, MEASUREMENTS, run=run_id), _labels(alone), order)
+    return Results(run, tuple(cells), tuple(estimates), tuple(costs), main, **counts, models=order, alone=measured)
+
+
+def _labels(cells: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """What the model of each cell without a task is called: its name, and what the sweep changed about it."""
+    parameters = {row["cell_id"]: _json(row["params"]) or {} for row in cells}
+    names = short_names(path for params in parameters.values() for path in params)
+    said = {cell: condition_of(params, names).label for cell, params in parameters.items()}
+    return {
+        row["cell_id"]: row["model"] + (f", {said[row['cell_id']]}" if parameters[row["cell_id"]] else "")
+        for row in cells
+    }
 
 
 def read_run(connection: duckdb.DuckDBPyConnection, run_id: str) -> Run:
@@ -123,6 +140,12 @@ def read_runs(connection: duckdb.DuckDBPyConnection) -> list[Run]:
         )
         for row in rows(connection, "SELECT * FROM runs ORDER BY started_at DESC NULLS LAST, run_id")
     ]
+
+
+def read_weights(connection: duckdb.DuckDBPyConnection, run_id: str) -> list[tuple[str, str]]:
+    """(model, hash of its weights), in the order of their names."""
+    query = "SELECT DISTINCT model, weights_hash FROM cells WHERE run_id = $run ORDER BY ALL"
+    return [(row["model"], row["weights_hash"] or "") for row in rows(connection, query, run=run_id)]
 
 
 def gold_places(connection: duckdb.DuckDBPyConnection, run_id: str, main: MainMetric) -> list[GoldPlace]:

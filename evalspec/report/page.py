@@ -26,10 +26,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from evalspec.models.card import cache_folder
+from evalspec.report.alone import sentences
+from evalspec.report.alone_charts import alone_figures, interval_words
 from evalspec.report.answer import answer_of
 from evalspec.report.charts import figures_of
 from evalspec.report.costs import cost_figures, in_bytes, model_costs
-from evalspec.report.data import GOLD_PLACES, gold_places, read_results, read_runs
+from evalspec.report.data import GOLD_PLACES, gold_places, read_results, read_runs, read_weights
 from evalspec.report.marks import COLOURS, interval, style, written
 from evalspec.report.results import PLAIN_FILTERS, Results, Run
 from evalspec.report.samples import FAILED_BELOW, samples_of
@@ -52,12 +54,17 @@ def render(connection: duckdb.DuckDBPyConnection, run_id: str, folder: Path) -> 
     figures = []
     for task, main in results.main.items():
         figures += figures_of(results, task, gold_places(connection, run_id, main))
+    alone = alone_figures(results.alone) if results.alone else []
     samples = samples_of(connection, results)
     page = _environment().get_template("run.html.jinja").render(
         **_assets("page.js", vega=True),
         run=results.run,
         results=results,
         answers=answers,
+        alone=results.alone,
+        alone_said=sentences(results.alone) if results.alone else [],
+        alone_figures=alone,
+        alone_intervals=interval_words(results.alone) if results.alone else "",
         figures=figures,
         costs=costs,
         model_costs=model_costs(results),
@@ -68,8 +75,8 @@ def render(connection: duckdb.DuckDBPyConnection, run_id: str, folder: Path) -> 
         plain_filters=PLAIN_FILTERS,
         filtered=any(estimate.filter not in PLAIN_FILTERS for estimate in results.estimates),
         chart_style=style(),
-        charts={figure.name: {"spec": figure.vega_lite, "panels": figure.panels} for figure in figures + costs},
-        weights={cell.model: cell.weights_hash for cell in results.cells},
+        charts={figure.name: {"spec": figure.vega_lite, "panels": figure.panels} for figure in figures + alone + costs},
+        weights=dict(read_weights(connection, run_id)),
         queries=queries(results),
     )  # fmt: skip
     return _write(folder / file_name(results.run), page)
@@ -99,6 +106,12 @@ def queries(results: Results) -> list[tuple[str, str]]:
         f"FROM efficiency JOIN cells USING (run_id, cell_id) WHERE run_id = '{run}' GROUP BY model ORDER BY model"
     )
     listed = [("All metrics with their intervals", aggregates), ("What the run cost, a model at a time", costs)]
+    if results.alone:
+        alone = (
+            "SELECT model, kind, length, batch, repeats, seconds, seconds_min, seconds_max, tokens_per_second, "
+            f"seconds_per_token, state_bytes, error FROM measurement_summary WHERE run_id = '{run}' ORDER BY ALL"
+        )
+        listed = [*(listed if results.cells else []), ("Each model alone", alone)]
     for task, main in results.main.items():
         if any(cell.task == task and cell.condition.get("retriever") for cell in results.cells):
             filled = GOLD_PLACES.replace("$run", f"'{run}'").replace("$metric", f"'{main.name}'")

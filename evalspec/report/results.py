@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from evalspec.report.alone import Alone
 from evalspec.report.conditions import Condition
 
 PLAIN_FILTERS = (None, "", "none", "default")
@@ -117,11 +118,10 @@ class Results:
     failed: int
     truncated: int
     cached: int
-
-    @property
-    def models(self) -> tuple[str, ...]:
-        """The models in the order of the spec."""
-        return tuple(dict.fromkeys(cell.model for cell in self.cells))
+    models: tuple[str, ...]
+    """The models in the order of the spec, those included that are only measured."""
+    alone: Alone | None = None
+    """Each model running alone, where the spec has `measure`."""
 
     @property
     def tasks(self) -> tuple[str, ...]:

@@ -26,13 +26,17 @@ from evalspec.execute.walk import walk
 from evalspec.metrics.intervals import aggregate
 from evalspec.metrics.outcome import Score
 from evalspec.metrics.registry import METRIC_FUNCTIONS
+from evalspec.models.card import Model
 from evalspec.plan.compile import ModelPlan, Plan, Sample, forest_of
 from evalspec.plan.forest import Forest
+from evalspec.plan.measurements import MeasurePlan
 from evalspec.runs.efficiency import Meter
+from evalspec.runs.measuring import run_measurements, speed_verdicts, still_missing, threads_of
 from evalspec.runs.progress import Progress, Quiet
 from evalspec.runs.provenance import git_commit, versions
 from evalspec.runs.scoring import Answer, Row, cache_key, retrieval_rows, sample_row, score_rows, vote_rows
-from evalspec.spec import LoadedSpec
+from evalspec.runs.verdicts import verdict_rows
+from evalspec.spec import Cell, LoadedSpec
 from evalspec.spec.extraction import votes_of
 from evalspec.spec.needs import metric_of
 from evalspec.store import RunWriter, Store
@@ -56,23 +60,39 @@ class Finished:
     """Samples computed now; 0 when an earlier run had them all."""
     cached: int
     """Samples whose answers came from earlier runs."""
+    measured: int
+    """Timings of models running alone that were made now."""
     computed_tokens: int
     seconds: float
     report: Path
 
 
-def run(plan: Plan, store: Store, reports: Path, *, fresh: bool = False, progress: Progress | None = None) -> Finished:
+def run(
+    plan: Plan,
+    store: Store,
+    reports: Path,
+    *,
+    fresh: bool = False,
+    measure: bool = True,
+    progress: Progress | None = None,
+) -> Finished:
     """Run a plan to its end and write its report.
 
     Resumes an unfinished run of the same plan and weights, computes nothing when a finished one has no failures, and
-    reuses answers that earlier runs paid for; `fresh` forces all. Raises RunError when something strikes in the
-    middle: what was finished before is kept. KeyboardInterrupt is passed on after the run was marked interrupted.
+    reuses answers that earlier runs paid for; `fresh` forces all. What the spec's `measure` block asks is timed when all
+    samples are answered, and never taken from another run; without `measure` it waits for a later call. Raises RunError
+    when something strikes in the middle: what was finished before is kept. KeyboardInterrupt is passed on after the run
+    was marked interrupted.
     """
     progress = progress or Quiet()
     began = time.perf_counter()
-    weights = [(part.model.name, part.model.weights_hash) for part in plan.models]
+    models = [part.model for part in plan.models] + [one.model for one in plan.measured]
+    weights = {(model.name, model.weights_hash) for model in models}
     earlier = None if fresh else store.find(plan.plan_id, weights)
-    if earlier and earlier["status"] == "finished" and len(store.finished(earlier["run_id"])) == plan.samples:
+    timings = store.rows("measurements", earlier["run_id"]) if earlier and plan.measured else []
+    missing = [(one, still_missing(one, timings)) for one in plan.measured if measure]
+    answered = earlier is not None and len(store.finished(earlier["run_id"])) == plan.samples
+    if earlier and earlier["status"] == "finished" and answered and not any(points for _, points in missing):
         progress.say(f"nothing to compute: run {earlier['run_id']} has every answer (--fresh runs it again)")
         return _summary(earlier["run_id"], plan, store, reports, began)
     if earlier:
@@ -84,6 +104,11 @@ def run(plan: Plan, store: Store, reports: Path, *, fresh: bool = False, progres
             work.model(part)
         writer.commit({"scores": votes(store, writer.run_id, plan)})
         writer.commit({"metrics": aggregates(store, writer.run_id)})
+        writer.commit({"verdicts": verdict_rows(store, writer.run_id, plan)})
+        for one, points in missing:
+            work.measured += run_measurements(one, points, threads_of(plan.measured), writer, progress)
+        if missing:
+            writer.commit({"verdicts": speed_verdicts(store, writer.run_id)})
     except KeyboardInterrupt:
         _give_up(writer, "interrupted")
         raise
@@ -125,7 +150,7 @@ class _Work:
         self.plan, self.store, self.writer, self.fresh, self.progress = plan, store, writer, fresh, progress
         self.done = {(key.cell_id, key.sample_id, key.repeat) for key in store.finished(writer.run_id)}
         self.before = {str(row["cell_id"]): row for row in store.rows("efficiency", writer.run_id)}
-        self.computed = self.cached = self.computed_tokens = self.commits = 0
+        self.computed = self.cached = self.computed_tokens = self.commits = self.measured = 0
 
     def model(self, part: ModelPlan) -> None:
         """Everything that is still to be answered by one model."""
@@ -275,9 +300,10 @@ def _run_row(plan: Plan) -> Row:
     """The row of the table `runs`."""
     loaded = plan.loaded
     devices = []
-    for part in plan.models:  # all of them before anything runs: a GPU that is missing is no surprise for the second
-        with located(f"models.{part.model.name}"):
-            devices.append(describe_device(part.model.block.device))
+    models = [part.model for part in plan.models] + [one.model for one in plan.measured]
+    for model in models:  # all of them before anything runs: a GPU that is missing is no surprise for the second
+        with located(f"models.{model.name}"):
+            devices.append(describe_device(model.block.device))
     return {
         "spec_name": loaded.spec.name,
         "spec": spec_text(loaded),
@@ -299,20 +325,21 @@ def spec_text(loaded: LoadedSpec) -> str:
 
 
 def _cell_rows(plan: Plan) -> list[Row]:
-    """The rows of the table `cells`."""
-    return [
-        {
+    """The rows of the table `cells`; a model that is measured alone is one without a task."""
+
+    def row(cell: Cell | MeasurePlan, model: Model, task: str | None) -> Row:
+        return {
             "cell_id": cell.cell_id,
-            "model": part.model.name,
-            "weights_hash": part.model.weights_hash,
-            "task": cell.task_name,
+            "model": model.name,
+            "weights_hash": model.weights_hash,
+            "task": task,
             "params": cell.params,
-            "backend": part.model.backend,
-            "dtype": cell.model.dtype,
+            "backend": model.backend,
+            "dtype": model.block.dtype,
         }
-        for part in plan.models
-        for cell in part.cells
-    ]
+
+    tasks = [row(cell, part.model, cell.task_name) for part in plan.models for cell in part.cells]
+    return tasks + [row(one, one.model, None) for one in plan.measured]
 
 
 def _summary(run_id: str, plan: Plan, store: Store, reports: Path, began: float, work: _Work | None = None) -> Finished:
@@ -336,6 +363,7 @@ def _summary(run_id: str, plan: Plan, store: Store, reports: Path, began: float,
         failed=failed,
         computed=work.computed if work else 0,
         cached=work.cached if work else 0,
+        measured=work.measured if work else 0,
         computed_tokens=work.computed_tokens if work else 0,
         seconds=time.perf_counter() - began,
         report=page,

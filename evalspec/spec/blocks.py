@@ -526,6 +526,53 @@ class TaskBlock(Block):
         return self
 
 
+Length = Annotated[int, Field(ge=1)]
+
+
+class MeasureBlock(Block):
+    """How fast and how large each model is when it runs alone: nothing shared, nothing else in its batches."""
+
+    lengths: list[Length] = Field(min_length=1)
+    """Contexts to measure at, in tokens. What a model cannot hold is left out, with the reason."""
+    kinds: list[Literal["prefill", "decode", "throughput"]] = Field(
+        default=["prefill", "decode", "throughput"], min_length=1
+    )
+    """`prefill`: feeding a context up to its first new token. `decode`: new tokens after a context. `throughput`: both,
+    from prompts to finished answers."""
+    batch_sizes: list[Length] = Field(default=[1], min_length=1)
+    """Sequences at a time, for decode and throughput; prefill is measured one sequence at a time."""
+    batch_lengths: list[Length] | None = None
+    """Contexts of throughput, and of decode at more than one sequence; by default all of `lengths`."""
+    new_tokens: int = Field(default=32, ge=1)
+    """How many tokens decode and throughput generate for each sequence."""
+    repeats: int = Field(default=6, ge=1)
+    """How often each is timed. With fewer than 6 no interval of a median reaches 95 %, and the report says so."""
+    warmup: int = Field(default=1, ge=1)
+    """How often each is run beforehand without being stored."""
+    seed: int = 0
+    """Seed of the random tokens that are fed."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads, the same for every model. By default what OMP_NUM_THREADS says, else one if all models are small
+    (under 5 million parameters), else all cores."""
+    models: list[str] | None = None
+    """Which models; by default all."""
+
+    @model_validator(mode="after")
+    def _each_once(self) -> MeasureBlock:
+        lists = {
+            name: getattr(self, name) or [] for name in ("lengths", "kinds", "batch_sizes", "batch_lengths", "models")
+        }
+        found: list[Misfit] = [
+            ((name, index), f"stands twice: {value}")
+            for name, values in lists.items()
+            for index, value in enumerate(values)
+            if value in values[:index]
+        ]
+        if found:
+            raise misfits(found)
+        return self
+
+
 class Spec(Block):
     """A whole evaluation: models × tasks × sweep."""
 
@@ -537,8 +584,10 @@ class Spec(Block):
     """Other spec files whose keys come first; what stands here wins."""
     models: dict[Annotated[str, Field(pattern=NAME)], ModelBlock] = Field(min_length=1)
     """The models, by the names that reports use."""
-    tasks: dict[Annotated[str, Field(pattern=NAME)], TaskBlock] = Field(min_length=1)
-    """The tasks, by name."""
+    tasks: dict[Annotated[str, Field(pattern=NAME)], TaskBlock] = Field(default_factory=dict, min_length=1)
+    """The tasks, by name. Needed, unless there is a `measure` block and nothing else is asked."""
+    measure: MeasureBlock | None = None
+    """Seconds, bytes and joules of each model running alone, at these lengths."""
     sweep: Annotated[dict[str, Any], BeforeValidator(lambda value: {} if value is None else value)] = Field(
         default_factory=dict
     )
@@ -546,3 +595,15 @@ class Spec(Block):
     into the block at that path, and lists inside it are expanded. `zip:` holds paths that advance together."""
     hypotheses: dict[Annotated[str, Field(pattern=NAME)], HypothesisBlock] = Field(default_factory=dict)
     """What you expect to find, by name: claims that the run judges by paired tests, and that its report begins with."""
+
+    @model_validator(mode="after")
+    def _measured_models_are_there(self) -> Spec:
+        named = self.measure.models if self.measure else None
+        unknown = [
+            (("measure", "models", index), f"there is no model `{name}`.{suggest(name, self.models)}")
+            for index, name in enumerate(named or ())
+            if name not in self.models
+        ]
+        if unknown:
+            raise misfits(unknown)
+        return self

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from evalspec.errors import Problem
 from evalspec.spec.base import Block
-from evalspec.spec.blocks import ModelBlock, RetrievalBlock, TaskBlock
+from evalspec.spec.blocks import MeasureBlock, ModelBlock, RetrievalBlock, TaskBlock
 from evalspec.spec.checks import check_model, check_task
 from evalspec.spec.compose import Composed, put
 from evalspec.spec.problems import explain
@@ -39,6 +39,16 @@ class Cell:
     model: ModelBlock
     task_name: str
     task: TaskBlock
+    params: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class MeasuredModel:
+    """One model at one point of the sweep that `measure` runs alone; in the store it is a cell without a task."""
+
+    cell_id: str
+    model_name: str
+    model: ModelBlock
     params: Mapping[str, Any]
 
 
@@ -158,6 +168,26 @@ class CellBuilder:
                 if cell is not None:
                     cells.setdefault(cell.cell_id, cell)
         return tuple(cells.values())
+
+    def measured(self, axes: Sequence[Axis], measure: MeasureBlock) -> tuple[MeasuredModel, ...]:
+        """Each model that is measured, once for each of its variants in the sweep."""
+        asked = json.dumps(measure.model_dump(mode="json", exclude={"models"}), sort_keys=True)
+        found: dict[str, MeasuredModel] = {}
+        for name, _ in _blocks(self.composed.tree, "models"):
+            if measure.models is not None and name not in measure.models:
+                continue
+            place: Location = ("models", name)
+            options = [axis.within(place) for axis in axes if axis.touches(place)]
+            for point in itertools.product(*options):
+                assignments = list(itertools.chain(*point))
+                model = self._variant(self._models, ModelBlock, ("models", name), assignments)
+                if model is None:
+                    continue
+                content = f'{{"model": {model.content}, "measure": {asked}}}'
+                cell_id = hashlib.sha256(content.encode()).hexdigest()[:12]
+                params = dict(leaf for assignment in assignments for leaf in leaves(assignment))
+                found.setdefault(cell_id, MeasuredModel(cell_id, name, model.block, params))
+        return tuple(found.values())
 
     def _cell(self, model_name: str, task_name: str, point: list[Assignment]) -> Cell | None:
         model = self._variant(self._models, ModelBlock, ("models", model_name), point)

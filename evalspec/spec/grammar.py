@@ -69,7 +69,8 @@ def slot_of(annotation: Any) -> Slot:
     if _is(annotation, typing.Annotated):
         first, *marks = typing.get_args(annotation)
         inner = slot_of(first)
-        return Slot(inner.options, (*marks, *inner.metadata), inner.optional)
+        bounds = [part for mark in marks for part in (mark.metadata if isinstance(mark, FieldInfo) else [mark])]
+        return Slot(inner.options, (*bounds, *inner.metadata), inner.optional)
     if _is(annotation, Union) or isinstance(annotation, types.UnionType):
         parts = typing.get_args(annotation)
         return Slot(tuple(part for part in parts if part is not type(None)), (), type(None) in parts)

@@ -95,9 +95,7 @@ def comparisons(block: HypothesisBlock, points: Sequence[Point]) -> list[Compari
                 raise ValueError(
                     f"`{other_side}` has several cells for one of `{which}`; say in `where` which of them is meant"
                 )
-    return [
-        Comparison(dict(zip(block.each, values, strict=True)), tuple(pairs)) for values, pairs in groups.items()
-    ]
+    return [Comparison(dict(zip(block.each, values, strict=True)), tuple(pairs)) for values, pairs in groups.items()]
 
 
 def _named(side: SideBlock) -> Iterator[str]:
@@ -126,7 +124,9 @@ def _matching(side: SideBlock, points: Sequence[Point], name: str) -> list[Point
                 raise ValueError(f"`{name}`: no cell has {axis} = `{value}`; there are {shown}")
         found = [point for point in found if axis in point.axes and point.axes[axis] in values]
     if not found:
-        raise ValueError(f"`{name}` matches no cell: no cell has all of {', '.join(f'{k} = {v}' for k, v in wanted.items())}")
+        raise ValueError(
+            f"`{name}` matches no cell: no cell has all of {', '.join(f'{k} = {v}' for k, v in wanted.items())}"
+        )
     return found
 
 

@@ -12,12 +12,12 @@ from pydantic import ValidationError
 
 from evalspec.errors import Problem, SpecError
 from evalspec.spec.blocks import Spec
-from evalspec.spec.cells import Cell, CellBuilder
+from evalspec.spec.cells import Cell, CellBuilder, MeasuredModel
 from evalspec.spec.compose import Composed, compose, project_root, shown
 from evalspec.spec.grammar import dotted
 from evalspec.spec.hypotheses import Point, comparisons
 from evalspec.spec.params import scalar, short_names
-from evalspec.spec.problems import explain, in_order
+from evalspec.spec.problems import explain, in_order, nothing_asked
 from evalspec.spec.source import Source, parse, read
 from evalspec.spec.sweep import axes
 from evalspec.spec.tree import from_python, kind
@@ -27,6 +27,7 @@ from evalspec.spec.tree import from_python, kind
 class LoadedSpec:
     """A spec that was read, composed and checked.
 
+    `cells` are its models × tasks × sweep, `measured` the models that its `measure` block has run alone.
     `root` is where its relative paths start, `path` its file (None when it came from Python), `texts` what its files
     held, by name: itself first, then what it includes. `canonical` is what it asks for and nothing else, for hashing:
     two ways of writing the same cells have the same one.
@@ -34,6 +35,7 @@ class LoadedSpec:
 
     spec: Spec
     cells: tuple[Cell, ...]
+    measured: tuple[MeasuredModel, ...]
     root: Path
     path: Path | None
     texts: Mapping[str, str]
@@ -88,9 +90,11 @@ def _load(source: Source, folder: Path, path: Path | None, sets: Sequence[str], 
         spec = Spec.model_validate(composed.tree.plain())
     except ValidationError as error:
         problems += explain(error, composed.tree, (), composed.incomplete)
+    problems += nothing_asked(composed.tree, composed.incomplete)
     found, wrong = axes(composed.tree)
     builder = CellBuilder(composed, start)
     cells = builder.build(found)
+    measured = builder.measured(found, spec.measure) if spec is not None and spec.measure else ()
     problems += [*wrong, *builder.problems]
     if spec is not None and not problems:
         problems += _unjudged(spec, cells, composed)
@@ -107,9 +111,11 @@ def _load(source: Source, folder: Path, path: Path | None, sets: Sequence[str], 
             for cell in cells
         ],
     }
+    if spec.measure is not None:
+        canonical["measured"] = [one.cell_id for one in measured]
     if spec.hypotheses:
         canonical["hypotheses"] = {name: block.model_dump(mode="json") for name, block in spec.hypotheses.items()}
-    return LoadedSpec(spec, cells, start, path, dict(composed.texts), tuple(sets), canonical)
+    return LoadedSpec(spec, cells, measured, start, path, dict(composed.texts), tuple(sets), canonical)
 
 
 def _unjudged(spec: Spec, cells: Sequence[Cell], composed: Composed) -> Iterator[Problem]:

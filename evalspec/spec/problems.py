@@ -41,6 +41,14 @@ def explain(
     return list(dict.fromkeys(problems))
 
 
+def nothing_asked(tree: Node, incomplete: Collection[Location] = ()) -> list[Problem]:
+    """The problem of a spec with neither `tasks` nor `measure`; none where a misspelt key is the reason."""
+    if () in incomplete or not tree.is_mapping or tree.child("tasks") or tree.child("measure"):
+        return []
+    strange = [key for key, _ in tree.items() if SPEC.under(key) is None]
+    return [] if any(suggest(key, ["tasks"]) for key in strange) else [_missing((), "tasks", tree)]
+
+
 def in_order(problems: Iterable[Problem], files: Iterable[str], *, read: Collection[Problem] = ()) -> list[Problem]:
     """Problems once each, in the order of the files and within them of their places.
 

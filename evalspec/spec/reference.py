@@ -18,6 +18,7 @@ from evalspec.spec.blocks import (
     ChunkBlock,
     DataBlock,
     DecodeBlock,
+    MeasureBlock,
     MetricBlock,
     ModelBlock,
     PromptBlock,
@@ -52,6 +53,7 @@ BLOCKS: tuple[tuple[str, type[Block]], ...] = (
     ("tasks.NAME.decode", DecodeBlock),
     ("tasks.NAME.filters.NAME[…]", StepBlock),
     ("tasks.NAME.metrics[…]", MetricBlock),
+    ("measure", MeasureBlock),
 )
 EVIDENCE = {
     "output": "a generated answer (`decode`)",

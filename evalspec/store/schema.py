@@ -99,7 +99,7 @@ TABLES: dict[str, TableSchema] = {
                 CELL,
                 Column("model", "VARCHAR", "name of the model in the spec"),
                 Column("weights_hash", "VARCHAR", "hash of the weights that answered"),
-                Column("task", "VARCHAR", "name of the task in the spec"),
+                Column("task", "VARCHAR", "name of the task in the spec; NULL for a model that is measured alone"),
                 Column("params", "JSON", "object from sweep path to value"),
                 Column("backend", "VARCHAR", "backend that ran it"),
                 Column("dtype", "VARCHAR", "number format of the weights while running"),
@@ -202,7 +202,8 @@ TABLES: dict[str, TableSchema] = {
         ),
         TableSchema(
             "measurements",
-            "One row a timing of a model running alone and unshared.",
+            "One row a timing of a model running alone and unshared. Its cell has no task (`cells.task` is NULL). What "
+            "could not be measured has one row with `error` and no seconds.",
             (
                 RUN,
                 CELL,
@@ -211,9 +212,16 @@ TABLES: dict[str, TableSchema] = {
                 Column("batch", "INTEGER", "sequences at a time", key=True),
                 Column("repeat", "INTEGER", "which repetition, from 0", key=True),
                 Column("seconds", "DOUBLE", "wall time"),
-                Column("tokens", "BIGINT", "tokens fed or generated in that time"),
-                Column("peak_memory_bytes", "BIGINT", "most device memory"),
-                Column("energy_joules", "DOUBLE", "energy, where the device tells"),
+                Column("tokens", "BIGINT", "tokens fed (prefill) or generated (decode, throughput) in that time"),
+                Column(
+                    "peak_memory_bytes", "BIGINT", "most memory: of the GPU, weights included; of the process on a CPU"
+                ),
+                Column("energy_joules", "DOUBLE", "energy, where the device tells and the time was a second or more"),
+                Column("baseline_memory_bytes", "BIGINT", "memory in use before it began, weights included"),
+                Column("state_bytes", "BIGINT", "state or KV cache of one sequence of this length, as it was held"),
+                Column("predicted_state_bytes", "BIGINT", "the same by the architecture's formula"),
+                Column("device", "VARCHAR", "what computed, a CPU with its threads"),
+                Column("error", "VARCHAR", "why it could not be measured; NULL when it was"),
             ),
         ),
         TableSchema(
@@ -324,6 +332,22 @@ VIEWS: tuple[ViewSchema, ...] = (
         "count(*) FILTER (NOT gold_shown AND NOT is_right AND coalesce(abstained, false)) AS missing_abstained, "
         "count(*) FILTER (NOT gold_shown AND NOT is_right AND NOT coalesce(abstained, false)) AS missing_wrong "
         "FROM retrieval_and_answer WHERE value IS NOT NULL GROUP BY ALL",
+    ),
+    ViewSchema(
+        "measurement_summary",
+        "Every measured point with the median of its repeats and their spread. `seconds_per_token` is the time between "
+        "two tokens of one sequence, for decode; `tokens_per_second` counts all sequences of the batch.",
+        "SELECT run_id, cell_id, model, params, kind, length, batch, any_value(measurements.device) AS device, "
+        "count(seconds) AS repeats, median(seconds) AS seconds, min(seconds) AS seconds_min, "
+        "quantile_cont(seconds, 0.25) AS seconds_q1, quantile_cont(seconds, 0.75) AS seconds_q3, "
+        "max(seconds) AS seconds_max, median(tokens / seconds) AS tokens_per_second, "
+        "CASE WHEN kind = 'decode' THEN median(seconds * batch / tokens) END AS seconds_per_token, "
+        "max(peak_memory_bytes) AS peak_memory_bytes, "
+        "max(peak_memory_bytes - baseline_memory_bytes) AS added_memory_bytes, max(state_bytes) AS state_bytes, "
+        "any_value(predicted_state_bytes) AS predicted_state_bytes, median(energy_joules) AS energy_joules, "
+        "any_value(error) AS error "
+        "FROM measurements JOIN cells USING (run_id, cell_id) "
+        "GROUP BY run_id, cell_id, model, params, kind, length, batch",
     ),
     ViewSchema(
         "costs",

@@ -56,7 +56,11 @@ def test_a_control_changes_the_answers_of_the_shots_and_nothing_else(sampler: st
         return drafts(rows(*CONTROL), few={"n": 3, "sampler": sampler, "labels": labels, "draws": 2}, **choices)
 
     for right, wrong in zip(asked("right"), asked("wrong"), strict=True):
-        assert (right.shot_ids, right.targets, right.gold_choices) == (wrong.shot_ids, wrong.targets, wrong.gold_choices)
+        assert (right.shot_ids, right.targets, right.gold_choices) == (
+            wrong.shot_ids,
+            wrong.targets,
+            wrong.gold_choices,
+        )
         one, other = right.prompt.split("\n"), wrong.prompt.split("\n")
         changed = [(a, b) for a, b in zip(one, other, strict=True) if a != b]
         assert len(changed) == 3 and all(a[:3] == b[:3] == "A: " and b[3:] in "xyz" for a, b in changed)

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import psutil
@@ -65,6 +65,7 @@ class ForkingModel(ABC, Generic[Row, Batch]):
 
     name: str
     version: str
+    model: Any
     forks: bool = True
     states_refer: bool = False
     most_spans: int | None = None  # in one pack
@@ -279,6 +280,20 @@ class ForkingModel(ABC, Generic[Row, Batch]):
             else:
                 yield from finished
 
+    @torch.inference_mode()
+    def decode_together(
+        self, states: Sequence[ForkedState[Row]], requests: Sequence[DecodeRequest]
+    ) -> Iterator[Sequence[Output]]:
+        """The steps of `decode` one by one, all requests in one batch whatever its size: what finished in each.
+
+        The first item comes before any step, when the batch stands ready: what is timed begins there.
+        """
+        running: Running[Batch] | None = self._admit(None, list(range(len(states))), states, requests)
+        yield []
+        while running:
+            running, finished = self._advance(running)
+            yield finished
+
     def _admit(
         self,
         running: Running[Batch] | None,
@@ -337,6 +352,8 @@ class ForkingModel(ABC, Generic[Row, Batch]):
 
     def _ends(self, request: DecodeRequest) -> frozenset[int]:
         """The model's end tokens, and stop texts that are one special token, which the decoded text leaves out."""
+        if request.past_end:
+            return frozenset()
         inner = self.tokenizer.inner if self.tokenizer else None
         special = dict(zip(inner.all_special_tokens, inner.all_special_ids, strict=True)) if inner else {}
         return self.end_tokens | {special[stop] for stop in request.decoding.stop if stop in special}

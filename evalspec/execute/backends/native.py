@@ -41,6 +41,7 @@ class NativeBackend(ForkingModel[PackedState, RecurrentState | Seated]):
     """A `ForkingBackend` over a `RecurrentLanguageModel`."""
 
     name = "native"
+    model: RecurrentLanguageModel
 
     def __init__(
         self,

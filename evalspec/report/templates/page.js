@@ -41,6 +41,7 @@
 
 // Samples: a filtered list, a page of it at a time, and one sample in full. Text goes in as text, never as markup.
 (() => {
+  if (!document.getElementById('samples')) return;  // a run that only measures has none
   const data = JSON.parse(document.getElementById('data').textContent);
   const prompts = [];
   for (const [shared, rest] of data.prompts) prompts.push((prompts.at(-1) ?? '').slice(0, shared) + rest);

@@ -1,0 +1,278 @@
+"""A model timed alone: one sequence, or a batch of equal ones, with nothing shared and nothing else in the batch.
+
+What is timed is what runs use: a forking backend's own `extend` and decoding steps, an engine's own `complete`.
+
+    prefill      feed a context, and predict its first new token
+    decode       the new tokens after that one, from the state that prefill left
+    throughput   from prompts to finished answers, as a run gets them
+
+Prompts are random tokens, new ones in every repeat, so that no prefix cache knows them; decode of one sequence goes on
+where prefill of the same length has just ended, so that its context is fed once for both. All points are warmed up
+first, the largest first, so that batches have met their memory's limit and kernels are compiled before anything is
+timed. Then come rounds of all points, and not all repeats of one: what drifts (a clock, a neighbour) spreads over all.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from evalspec.errors import BackendError, RunError
+from evalspec.execute.backends.forking import ForkedState, ForkingModel
+from evalspec.execute.backends.memory import is_out_of_memory, release_memory
+from evalspec.execute.meters import Meters
+from evalspec.execute.protocols import DecodeRequest, Engine, ForkingBackend, Span
+from evalspec.execute.walk import walk
+from evalspec.plan.forest import Decoding, Request, Tokens, build_forest
+from evalspec.plan.measurements import Point
+
+KINDS = ("prefill", "decode", "throughput")
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """What is timed, and what is asked about it afterwards: tokens fed (prefill) or generated, bytes of one state."""
+
+    run: Callable[[], None]
+    tokens: Callable[[], int]
+    state_bytes: Callable[[], int | None]
+
+
+class Subject(Protocol):
+    """A model that can be timed."""
+
+    @property
+    def gpus(self) -> Sequence[int]:
+        """The GPUs that it stands on; none is a CPU."""
+        ...
+
+    def prepare(self, point: Point, prompts: Sequence[Tokens], new_tokens: int) -> Work:
+        """Everything that is not timed (for decode: the contexts, fed), and then what is."""
+        ...
+
+    def wait(self) -> None:
+        """Return when the device has done all that it was asked."""
+        ...
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One run of a point, or (`error`) why there is none. Bytes and joules are None where nobody tells them."""
+
+    point: Point
+    repeat: int
+    seconds: float | None = None
+    tokens: int | None = None
+    peak_memory_bytes: int | None = None
+    baseline_memory_bytes: int | None = None
+    state_bytes: int | None = None
+    energy_joules: float | None = None
+    error: str | None = None
+
+
+def measure(
+    subject: Subject,
+    meters: Meters,
+    missing: Mapping[Point, Sequence[int]],
+    *,
+    vocabulary: int,
+    new_tokens: int,
+    warmup: int,
+    seed: int,
+    say: Callable[[str], None] = lambda _: None,
+) -> Iterator[Measured]:
+    """Time each point's missing repeats. A point that does not fit in memory yields one `Measured` with its error."""
+    run = _Runs(subject, meters, vocabulary, new_tokens, seed)
+    failed: set[Point] = set()
+    # On a CPU memory is watched here: giving freed memory back, which that needs, would slow what is timed.
+    watched: dict[Point, tuple[int | None, int | None]] = {}
+    for point in sorted(missing, key=lambda p: (-p.batch, -p.length, KINDS.index(p.kind))):
+        for number in range(warmup):
+            found = run(point, -1 - number, watch=number == warmup - 1)
+            watched[point] = found.baseline_memory_bytes, found.peak_memory_bytes
+            if found.error:
+                failed.add(point)
+                say(f"{point.kind} at {point.length:,} tokens, batch {point.batch}: {found.error}")
+                yield Measured(point, 0, error=found.error)
+                break
+    for repeat in sorted({repeat for repeats in missing.values() for repeat in repeats}):
+        for point, repeats in missing.items():
+            if repeat not in repeats or point in failed:
+                continue
+            found = run(point, repeat, watch=meters.memory_is_free)
+            if found.error:
+                failed.add(point)
+            if not meters.memory_is_free and not found.error:
+                baseline, peak = watched[point]
+                found = replace(found, baseline_memory_bytes=baseline, peak_memory_bytes=peak)
+            yield found
+
+
+@dataclass(frozen=True)
+class _Runs:
+    """One run of a point: prepared, timed, asked, forgotten."""
+
+    subject: Subject
+    meters: Meters
+    vocabulary: int
+    new_tokens: int
+    seed: int
+
+    def __call__(self, point: Point, repeat: int, *, watch: bool) -> Measured:
+        try:
+            return self._once(point, repeat, watch)
+        except (RuntimeError, MemoryError, RunError) as error:
+            if not is_out_of_memory(error) and not (error.__cause__ and is_out_of_memory(error.__cause__)):
+                raise
+        release_memory()  # out of the except clause, whose traceback holds what was allocated
+        return Measured(point, repeat, error="does not fit in memory")
+
+    def _once(self, point: Point, repeat: int, watch: bool) -> Measured:
+        apart = int(point.kind == "throughput")  # decode has prefill's prompts
+        chance = np.random.default_rng([self.seed, apart, point.length, point.batch, repeat + 2**20])
+        prompts = chance.integers(self.vocabulary, size=(point.batch, point.length)).astype(np.int32)
+        work = self.subject.prepare(point, list(prompts), self.new_tokens)
+        baseline = self.meters.memory_now() if watch else None
+        if watch:
+            self.meters.reset_memory()
+        self.subject.wait()
+        gc.disable()
+        try:
+            joules = self.meters.joules()
+            began = time.perf_counter()
+            work.run()
+            self.subject.wait()
+            seconds = time.perf_counter() - began
+            energy = self.meters.joules_since(joules, seconds)
+        finally:
+            gc.enable()
+        peak = self.meters.peak_memory() if watch else None
+        return Measured(point, repeat, seconds, work.tokens(), peak, baseline, work.state_bytes(), energy)
+
+
+class ForkedAlone:
+    """A forking backend as a `Subject`."""
+
+    def __init__(self, backend: ForkingModel[Any, Any]) -> None:
+        self.backend = backend
+        on = {parameter.device for parameter in backend.model.parameters()}
+        self.gpus: Sequence[int] = sorted({device.index or 0 for device in on if device.type == "cuda"})
+        self._left: tuple[bytes, list[ForkedState[Any]]] | None = None  # by the last prefill: its prompt, its state
+
+    def wait(self) -> None:
+        """Wait for its GPUs."""
+        for index in self.gpus:
+            torch.cuda.synchronize(index)
+
+    def prepare(self, point: Point, prompts: Sequence[Tokens], new_tokens: int) -> Work:
+        """See `Subject.prepare`. For decode the batch stands ready, and the timed steps begin with its second token."""
+        backend, left = self.backend, self._left
+        states: list[ForkedState[Any]] = []
+        self._left = None
+
+        def feed() -> None:
+            last = np.array([point.length - 1])
+            spans = [Span(prompt, None, last, np.zeros(1, np.int64), keep=True) for prompt in prompts]
+            for extended in backend.extend(spans):
+                assert extended.state is not None  # `keep` asked for it
+                states.append(extended.state)
+
+        def state_bytes() -> int:
+            return bytes_held(states[0])
+
+        if point.kind == "prefill":
+            self._left = (prompts[0].tobytes(), states)
+            return Work(feed, lambda: point.batch * point.length, state_bytes)
+        count = new_tokens + (point.kind == "decode")
+        asked = [DecodeRequest(Decoding(count), number, past_end=True) for number in range(point.batch)]
+        generated = point.batch * new_tokens
+        if point.kind == "throughput":
+
+            def answer() -> None:
+                feed()
+                for _ in backend.decode(states, asked):
+                    pass
+
+            return Work(answer, lambda: generated, state_bytes)
+        if left is not None and left[1] and left[0] == prompts[0].tobytes() and point.batch == 1:
+            states = left[1]
+        else:
+            feed()
+        steps = backend.decode_together(states, asked)
+        next(steps)
+
+        def step() -> None:
+            for _ in steps:
+                pass
+
+        return Work(step, lambda: generated, state_bytes)
+
+
+class EngineAlone:
+    """An engine as a `Subject`: it owns its states, so decode is what its prefix cache leaves to be done."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.gpus: Sequence[int] = range(torch.cuda.device_count())
+
+    def wait(self) -> None:
+        """An engine has done what it was asked when it has answered."""
+
+    def prepare(self, point: Point, prompts: Sequence[Tokens], new_tokens: int) -> Work:
+        """See `Subject.prepare`. For decode the engine has seen the prompts once, for their first new token."""
+        generated = 0
+
+        def complete(count: int) -> int:
+            forest = build_forest([Request(prompt, (), Decoding(count)) for prompt in prompts])
+            return sum(result.output_tokens for result in walk(forest, self.engine))
+
+        count = {"prefill": 1, "decode": new_tokens + 1, "throughput": new_tokens}[point.kind]
+        if point.kind == "decode":
+            complete(1)
+
+        def run() -> None:
+            nonlocal generated
+            generated = complete(count)
+
+        def tokens() -> int:
+            first = point.batch if point.kind == "decode" else 0
+            return point.batch * point.length if point.kind == "prefill" else generated - first
+
+        return Work(run, tokens, lambda: None)
+
+
+def subject_of(backend: ForkingBackend | Engine) -> Subject:
+    """A backend as something that can be timed. BackendError for one that is neither evalspec's own nor an engine."""
+    if isinstance(backend, ForkingModel):
+        return ForkedAlone(backend)
+    if isinstance(backend, Engine):
+        return EngineAlone(backend)
+    raise BackendError(f"backend `{backend.name}` cannot be measured: leave its models out by `measure.models`")
+
+
+def bytes_held(state: object) -> int:
+    """Bytes of memory that a state really holds: every storage that its tensors and arrays live in, once."""
+    storages: dict[int, int] = {}
+    seen: set[int] = set()
+    waiting = [state]
+    while waiting:
+        one = waiting.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, torch.Tensor):
+            storage = one.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+        elif isinstance(one, np.ndarray):
+            storages[one.__array_interface__["data"][0]] = one.nbytes
+        elif isinstance(one, list | tuple):
+            waiting.extend(one)
+        elif hasattr(one, "__dict__"):
+            waiting.extend(vars(one).values())
+    return sum(storages.values())

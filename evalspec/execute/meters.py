@@ -1,0 +1,175 @@
+"""What a device tells of itself while a model runs alone: memory in use, and energy.
+
+Memory. On a GPU: bytes that torch has allocated, weights included, whose peak is set back before each run. On a CPU
+(Linux): the process's resident memory, whose peak the kernel keeps (VmHWM) and sets back on request; freed memory has
+to be given back to the system first, or the next run would take it unseen. Elsewhere nothing is told.
+
+Energy. The GPU's own counter since its driver was loaded, by NVML (package nvidia-ml-py) or amdsmi (comes with ROCm).
+It moves some ten times a second: a run of less than a second gets no number, since it would be mostly the counter's
+step. It counts the whole board, others' work included.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+ENERGY_SECONDS = 1.0
+"""Shortest run that gets a number of joules."""
+
+Joules = Callable[[], float]
+
+
+class Meters(Protocol):
+    """Memory and energy of one device."""
+
+    memory_is_free: bool
+    """Whether watching memory costs no time, so that it can be watched in what is timed."""
+
+    def memory_now(self) -> int | None:
+        """Bytes in use."""
+        ...
+
+    def reset_memory(self) -> None:
+        """Forget the peak."""
+        ...
+
+    def peak_memory(self) -> int | None:
+        """Most bytes in use since then."""
+        ...
+
+    def joules(self) -> float | None:
+        """The energy counter."""
+        ...
+
+    def joules_since(self, before: float | None, seconds: float) -> float | None:
+        """Joules since the counter stood at `before`, `seconds` ago; None where that says nothing."""
+        ...
+
+
+class GpuMeters:
+    """The GPUs that a model stands on; their bytes and joules are summed."""
+
+    memory_is_free = True
+
+    def __init__(self, gpus: Sequence[int]) -> None:
+        self._gpus = gpus
+        self._counters = [counter for index in gpus if (counter := energy_counter(index)) is not None]
+
+    def memory_now(self) -> int | None:
+        """Bytes that torch has allocated."""
+        return sum(torch.cuda.memory_allocated(index) for index in self._gpus)
+
+    def reset_memory(self) -> None:
+        """Set torch's peaks back."""
+        for index in self._gpus:
+            torch.cuda.reset_peak_memory_stats(index)
+
+    def peak_memory(self) -> int | None:
+        """Most bytes that torch had allocated."""
+        return sum(torch.cuda.max_memory_allocated(index) for index in self._gpus)
+
+    def joules(self) -> float | None:
+        """Sum over the GPUs; None unless all of them tell."""
+        if len(self._counters) < len(self._gpus):
+            return None
+        return sum(counter() for counter in self._counters)
+
+    def joules_since(self, before: float | None, seconds: float) -> float | None:
+        """See `Meters`."""
+        now = self.joules() if before is not None and seconds >= ENERGY_SECONDS else None
+        return None if now is None or before is None else now - before
+
+
+class ProcessMeters:
+    """This process on a CPU. Energy is not told: what CPUs count is the whole package, and reading it needs rights."""
+
+    memory_is_free = False
+
+    def __init__(self) -> None:
+        self._status, self._clear = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+        self._told = False
+        self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if platform.system() == "Linux" else None
+
+    def memory_now(self) -> int | None:
+        """Resident bytes, what was freed given back first."""
+        if self._trim is not None:
+            self._trim(0)
+        return self._read("VmRSS")
+
+    def reset_memory(self) -> None:
+        """Have the kernel forget the peak (writing 5, see proc(5))."""
+        try:
+            self._clear.write_text("5")
+            self._told = True
+        except OSError:
+            self._told = False  # not Linux, or not allowed: the peak would be the whole process's
+
+    def peak_memory(self) -> int | None:
+        """Most resident bytes."""
+        return self._read("VmHWM") if self._told else None
+
+    def joules(self) -> float | None:
+        """None."""
+        return None
+
+    def joules_since(self, before: float | None, seconds: float) -> float | None:
+        """None."""
+        return None
+
+    def _read(self, name: str) -> int | None:
+        try:
+            found = re.search(rf"^{name}:\s+(\d+) kB$", self._status.read_text(), re.MULTILINE)
+        except OSError:
+            return None
+        return int(found[1]) * 1024 if found else None
+
+
+def meters_of(gpus: Sequence[int]) -> Meters:
+    """What tells of a model on these GPUs, or on none."""
+    return GpuMeters(gpus) if gpus else ProcessMeters()
+
+
+def energy_counter(index: int) -> Joules | None:
+    """A function that reads the energy counter of torch's GPU `index`, in joules; None where nothing tells it."""
+    try:
+        return _amd_counter(index) if torch.version.hip else _nvidia_counter(index)
+    except Exception:  # vendors' libraries raise errors of their own for a driver too old, a missing right, a vGPU
+        return None
+
+
+def _nvidia_counter(index: int) -> Joules:
+    import pynvml
+
+    pynvml.nvmlInit()
+    handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(index).uuid}")
+    pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)  # raises where the GPU has no counter
+
+    def joules() -> float:
+        return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1000  # millijoules
+
+    return joules
+
+
+def _amd_counter(index: int) -> Joules:
+    import amdsmi
+
+    amdsmi.amdsmi_init()
+    here: Any = torch.cuda.get_device_properties(index)
+    place = f"{here.pci_domain_id:04x}:{here.pci_bus_id:02x}:{here.pci_device_id:02x}"
+    found = [h for h in amdsmi.amdsmi_get_processor_handles() if amdsmi.amdsmi_get_gpu_device_bdf(h).startswith(place)]
+    (handle,) = found
+
+    def joules() -> float:
+        told = amdsmi.amdsmi_get_energy_count(handle)
+        count = told["energy_accumulator"] if "energy_accumulator" in told else told["power"]
+        return float(count) * float(told["counter_resolution"]) * 1e-6  # microjoules a count
+
+    joules()
+    return joules
