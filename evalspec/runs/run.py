@@ -79,8 +79,8 @@ def run(
     """Run a plan to its end and write its report.
 
     Resumes an unfinished run of the same plan and weights, computes nothing when a finished one has no failures, and
-    reuses answers that earlier runs paid for; `fresh` forces all. What the spec's `measure` block asks is timed when all
-    samples are answered, and never taken from another run; without `measure` it waits for a later call. Raises RunError
+    reuses answers that earlier runs paid for; `fresh` forces all. What the spec's `measure` block asks is timed when
+    all samples are answered, and never taken from another run; without `measure` it waits for a later call. Raises RunError
     when something strikes in the middle: what was finished before is kept. KeyboardInterrupt is passed on after the run
     was marked interrupted.
     """
