@@ -28,13 +28,18 @@ from evalspec.report.marks import (
     sizes,
     tooltip,
 )
-from evalspec.report.results import GoldPlace, MainMetric, Results
+from evalspec.report.reading_charts import by_cost, gold_and_answer
+from evalspec.report.results import GoldPlace, GoldUse, MainMetric, Results
 from evalspec.report.retrieval_charts import by_gold_place, retrieval_and_answer
 
-AXES = {"k": "passages in the prompt (k)"}
+AXES = {
+    "k": "passages in the prompt (k)",
+    "gold_at": "place of the gold passage (1 comes first)",
+    "n_distractors": "distractors beside the gold passage",
+}
 
 
-def figures_of(results: Results, task: str, places: Sequence[GoldPlace]) -> list[Figure]:
+def figures_of(results: Results, task: str, places: Sequence[GoldPlace], uses: Sequence[GoldUse] = ()) -> list[Figure]:
     """All figures of a task; none where it has no answer metric yet."""
     if task not in results.main:
         return []
@@ -45,7 +50,8 @@ def figures_of(results: Results, task: str, places: Sequence[GoldPlace]) -> list
     drawn = [bynumber(results, task, name) for name in swept]
     if not any(drawn):
         drawn.append(by_condition(results, task))
-    drawn += [by_gold_place(results, task, places), retrieval_and_answer(results, task)]
+    drawn += [by_gold_place(results, task, places), gold_and_answer(results, task, uses)]
+    drawn += [retrieval_and_answer(results, task), by_cost(results, task)]
     of = f"{task}: " if len(results.main) > 1 else ""
     return [replace(figure, title=of + figure.title) for figure in drawn if figure is not None]
 

@@ -17,7 +17,7 @@ from evalspec.errors import StoreError, suggest
 from evalspec.report.alone import QUERY as MEASUREMENTS
 from evalspec.report.alone import alone_of
 from evalspec.report.conditions import condition_of
-from evalspec.report.results import PLAIN_FILTERS, Cell, Cost, Estimate, GoldPlace, MainMetric, Results, Run
+from evalspec.report.results import PLAIN_FILTERS, Cell, Cost, Estimate, GoldPlace, GoldUse, MainMetric, Results, Run
 from evalspec.spec.needs import METRICS, metric_of
 from evalspec.spec.params import short_names
 
@@ -30,12 +30,17 @@ WITH answers AS (
   WHERE run_id = $run AND metric = $metric AND filter IS NOT DISTINCT FROM $filter AND value IS NOT NULL
   GROUP BY cell_id, sample_id),
 gold AS (
-  SELECT cell_id, sample_id, min(rank) AS place FROM retrievals
+  SELECT cell_id, sample_id, min(coalesce(place, rank)) AS place FROM retrievals
   WHERE run_id = $run AND relevant GROUP BY cell_id, sample_id)
 SELECT cell_id, place, count(*) AS n, avg(value) AS value
 FROM answers LEFT JOIN gold USING (cell_id, sample_id)
 WHERE cell_id IN (SELECT cell_id FROM retrievals WHERE run_id = $run)
 GROUP BY cell_id, place ORDER BY cell_id, place"""
+
+
+GOLD_USES = (
+    "SELECT * FROM gold_and_answer WHERE run_id = $run AND metric = $metric AND filter IS NOT DISTINCT FROM $filter"
+)
 
 
 def rows(connection: duckdb.DuckDBPyConnection, query: str, **values: Any) -> list[dict[str, Any]]:
@@ -152,6 +157,31 @@ def gold_places(connection: duckdb.DuckDBPyConnection, run_id: str, main: MainMe
     """Mean answer of each cell by the place of the first gold passage; repeats of a sample are averaged first."""
     found = rows(connection, GOLD_PLACES, run=run_id, metric=main.name, filter=main.filter)
     return [GoldPlace(row["cell_id"], row["place"], row["n"], row["value"]) for row in found]
+
+
+def gold_uses(connection: duckdb.DuckDBPyConnection, results: Results, task: str) -> list[GoldUse]:
+    """For each cell of a task, its answers by whether the gold passage was shown and whether they were right."""
+    judge = judging_metric(results, task)
+    if judge is None:
+        return []
+    found = rows(connection, GOLD_USES, run=results.run.run_id, metric=judge, filter=results.main[task].filter)
+    names = ("run_id", "cell_id", "model", "task", "params", "stage", "filter", "metric", "n")
+    return [
+        GoldUse(row["cell_id"], judge, row["n"], {name: count for name, count in row.items() if name not in names})
+        for row in found
+        if row["task"] == task
+    ]
+
+
+def judging_metric(results: Results, task: str) -> str | None:
+    """The metric that says which answers are right: the main one, or the first declared where that compares nothing."""
+    cells = {cell.cell_id for cell in results.cells if cell.task == task}
+    measured = {e.metric for e in results.estimates if e.cell_id in cells}
+    main = results.main.get(task)
+    judging = [n for n, d in METRICS.items() if n in measured and d.compares and d.evidence in ("output", "choices")]
+    if main is None or not judging:
+        return None
+    return main.name if main.name in judging else judging[0]
 
 
 def _main_metrics(

@@ -31,7 +31,16 @@ from evalspec.report.alone_charts import alone_figures, interval_words
 from evalspec.report.answer import answer_of
 from evalspec.report.charts import figures_of
 from evalspec.report.costs import cost_figures, in_bytes, model_costs
-from evalspec.report.data import GOLD_PLACES, gold_places, read_results, read_runs, read_weights
+from evalspec.report.data import (
+    GOLD_PLACES,
+    GOLD_USES,
+    gold_places,
+    gold_uses,
+    judging_metric,
+    read_results,
+    read_runs,
+    read_weights,
+)
 from evalspec.report.marks import COLOURS, interval, style, written
 from evalspec.report.results import PLAIN_FILTERS, Results, Run
 from evalspec.report.samples import FAILED_BELOW, samples_of
@@ -53,7 +62,8 @@ def render(connection: duckdb.DuckDBPyConnection, run_id: str, folder: Path) -> 
     costs = cost_figures(results)
     figures = []
     for task, main in results.main.items():
-        figures += figures_of(results, task, gold_places(connection, run_id, main))
+        places, uses = gold_places(connection, run_id, main), gold_uses(connection, results, task)
+        figures += figures_of(results, task, places, uses)
     alone = alone_figures(results.alone) if results.alone else []
     samples = samples_of(connection, results)
     page = _environment().get_template("run.html.jinja").render(
@@ -119,6 +129,11 @@ def queries(results: Results) -> list[tuple[str, str]]:
             listed.append(
                 (f"{main.words.capitalize()} of `{task}` by the place of the gold passage", " ".join(filled.split()))
             )
+            judge = judging_metric(results, task)
+            if judge is not None:
+                used = GOLD_USES.replace("$run", f"'{run}'").replace("$metric", f"'{judge}'")
+                used = used.replace("$filter", "NULL" if main.filter is None else f"'{main.filter}'")
+                listed.append((f"Was the gold passage of `{task}` there, and was it used?", used))
     return listed
 
 

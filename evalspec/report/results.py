@@ -105,6 +105,20 @@ class GoldPlace:
 
 
 @dataclass(frozen=True)
+class GoldUse:
+    """How many answers of one cell were of each kind; the names are those of the view `gold_and_answer`."""
+
+    cell_id: str
+    metric: str
+    n: int
+    counts: Mapping[str, int]
+
+    def count(self, kind: str) -> int:
+        """How many answers were `shown_right`, `missing_wrong` …"""
+        return self.counts.get(kind, 0)
+
+
+@dataclass(frozen=True)
 class Results:
     """Everything of a run that tables and figures are made of."""
 

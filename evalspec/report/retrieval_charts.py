@@ -40,11 +40,14 @@ def by_gold_place(results: Results, task: str, places: Sequence[GoldPlace]) -> F
     """
     main = results.main[task]
     cells = {cell.cell_id: cell for cell in results.cells if cell.task == task}
-    depth = max((number(cell.condition.get("k")) or 0.0 for cell in cells.values()), default=0.0)
+    if any(cell.condition.get("gold_at") is not None for cell in cells.values()):
+        return None  # the place was swept, and has its own figure
+    size = next((n for n in ("n_distractors", "k") if any(c.condition.get(n) for c in cells.values())), "k")
+    depth = max((number(cell.condition.get(size)) or 0.0 for cell in cells.values()), default=0.0)
     kept = [
         (cells[p.cell_id], p)
         for p in places
-        if p.cell_id in cells and (not depth or cells[p.cell_id].condition.get("k") == depth)
+        if p.cell_id in cells and (not depth or cells[p.cell_id].condition.get(size) == depth)
     ]
     deepest = max((p.place or 0 for _, p in kept), default=0)
     if deepest < 2 or not main.share:
@@ -53,7 +56,7 @@ def by_gold_place(results: Results, task: str, places: Sequence[GoldPlace]) -> F
     sums: dict[tuple[str, str, str], tuple[int, float]] = {}
     for cell, p in kept:
         label = next((name for name, low, high in bins if low <= (p.place or 0) <= high), "none")
-        key = (cell.condition.without("k").label, label, cell.model)
+        key = (cell.condition.without(size).label, label, cell.model)
         n, total = sums.get(key, (0, 0.0))
         sums[key] = (n + p.n, total + p.n * p.value)
     estimates = {
@@ -62,7 +65,7 @@ def by_gold_place(results: Results, task: str, places: Sequence[GoldPlace]) -> F
     }
     order = [*(name for name, _, _ in bins), "none"]
     seen = {key[0] for key in sums}
-    panels = [p for p in dict.fromkeys(c.without("k").label for c in results.conditions(task)) if p in seen]
+    panels = [p for p in dict.fromkeys(c.without(size).label for c in results.conditions(task)) if p in seen]
     models = [m for m in results.models if any(key[2] == m for key in sums)]
     drawn = {key: e for key, e in estimates.items() if e.n >= FEWEST}
     if not drawn or len(panels) > MOST_PANELS:
@@ -75,7 +78,7 @@ def by_gold_place(results: Results, task: str, places: Sequence[GoldPlace]) -> F
     return Figure(
         f"{task}-gold-place",
         "Where the gold passage stands",
-        f"{main.words.capitalize()}{f' at k = {depth:g}' if depth else ''} by the place of the first gold passage "
+        f"{main.words.capitalize()}{f' at {size} = {depth:g}' if depth else ''} by the place of the first gold passage "
         f"among those of the prompt (1 comes first; none: not retrieved); {sizes(list(drawn.values()))} samples "
         f"a point, bars are 95% mid-p intervals; points of fewer than {FEWEST} samples are only in the numbers.",
         panelled(layers, points, panels, f"{main.words} by the place of the gold passage"),

@@ -16,7 +16,7 @@ import duckdb
 import pytest
 
 from evalspec.data.worlds.rows import passages, questions
-from evalspec.store.schema import TABLES
+from evalspec.store.schema import TABLES, VIEWS
 
 RUN = "r-20261122-0930"
 MODELS = ("transformer", "mamba", "mamba2")
@@ -64,6 +64,8 @@ COLUMNS = {
 def create_tables(connection: duckdb.DuckDBPyConnection) -> None:
     for table in TABLES.values():
         connection.execute(table.create(table.name))
+    for view in VIEWS:
+        connection.execute(f"CREATE VIEW {view.name} AS {view.sql}")
 
 
 class MadeUpRun:

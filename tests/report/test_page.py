@@ -26,7 +26,7 @@ def test_every_chart_is_drawn_with_no_network_and_no_complaint(
     for width in (1280, 400):
         seen = visit(path, width=width)
         charts = seen.page.locator("[data-chart]")
-        assert charts.count() == 6
+        assert charts.count() == 8
         for at in range(charts.count()):
             marks = charts.nth(at).locator("svg .mark-symbol path, svg .mark-rect path")
             assert marks.count() >= 3, charts.nth(at).get_attribute("data-chart")

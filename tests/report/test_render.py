@@ -15,8 +15,8 @@ from evalspec.report import render, render_index
 from evalspec.report.answer import answer_of
 from evalspec.report.charts import figures_of
 from evalspec.report.conditions import condition_of
-from evalspec.report.data import gold_places, read_results
-from evalspec.report.marks import place_bins
+from evalspec.report.data import gold_places, gold_uses, read_results
+from evalspec.report.marks import place_bins, wilson
 from evalspec.report.page import queries
 from evalspec.report.samples import samples_of, shared_starts
 from evalspec.spec.params import short_names
@@ -101,10 +101,11 @@ def test_gold_places_agree_with_a_count_by_hand(filled: Filled) -> None:
 def test_the_queries_on_the_page_give_the_numbers_on_the_page(filled: Filled) -> None:
     connection = filled(count=12)
     results = read_results(connection, RUN)
-    (_, metrics), (_, costs), (_, places) = queries(results)
+    (_, metrics), (_, costs), (_, places), (_, used) = queries(results)
     assert len(connection.execute(metrics).fetchall()) == len(results.estimates)
     assert {row[0] for row in connection.execute(costs).fetchall()} == set(results.models)
     assert len(connection.execute(places).fetchall()) == len(gold_places(connection, RUN, results.main["open_book"]))
+    assert len(connection.execute(used).fetchall()) == len(gold_uses(connection, results, "open_book")) == 48
 
 
 def test_beyond_two_thousand_samples_a_part_is_chosen_and_the_page_says_so(filled: Filled, tmp_path: Path) -> None:

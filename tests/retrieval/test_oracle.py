@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from evalspec.errors import RetrievalError
 from evalspec.retrieval import Hit, Passage, retrieve, search
 from evalspec.retrieval.oracle import shuffle, stream
-from evalspec.spec.blocks import DataBlock, RetrievalBlock
+from evalspec.spec.blocks import DataBlock, RetrievalBlock, SameBlock
 
 THINGS = [
     f"{colour} {thing}" for colour in "red green blue white".split() for thing in "boat cart lamp drum bell".split()
@@ -98,3 +98,43 @@ def test_distractors_of_a_small_k_are_the_first_of_a_large_k(distractors: str) -
 def test_the_draw_is_the_same_on_every_machine() -> None:
     assert list(shuffle(8, stream("places", 0, "r1"))) == [3, 0, 6, 5, 2, 1, 7, 4]
     assert sorted(shuffle(100, stream("x", 1, "y"))) == list(range(100))
+
+
+KINDS = [Passage(p.id, p.text, kind=p.text.split()[0]) for p in CORPUS]  # red, green, blue, white: five of each
+
+
+def alike(k: int, seed: int = 0, row: str = "r1") -> list[str]:
+    settings = RetrievalBlock(
+        corpus=DataBlock(file="x.jsonl"), gold="{{ gold }}", retriever="oracle", k=k, gold_at="first", seed=seed,
+        distractors=SameBlock(same="{{ colour }}"),
+    )  # fmt: skip
+    (hits,) = retrieve(settings, KINDS, ["red boat"], [[GOLD]], [row], None)
+    return names(hits)
+
+
+def test_distractors_have_in_common_with_the_gold_what_was_asked_then_random_ones_follow() -> None:
+    kind = {passage.id: passage.kind for passage in KINDS}
+    assert [kind[name] for name in alike(5)] == ["red"] * 5
+    assert [kind[name] for name in alike(8)].count("red") == 5
+    sets = [alike(k) for k in range(1, 21)]
+    assert all(sets[-1][: len(each)] == each for each in sets)
+    assert len({tuple(alike(3, row=f"r{n}")) for n in range(12)}) > 3
+    assert alike(5) != alike(5, seed=3)
+
+
+@pytest.mark.parametrize("distractors", ["near", "random"])
+@pytest.mark.parametrize("count", [0, 1, 4, 30])
+def test_a_number_of_distractors_stands_beside_all_gold_passages(distractors: str, count: int) -> None:
+    for golds in ([], ["p0"], ["p0", "p7", "p9"]):
+        (hits,) = oracle(gold=golds, n_distractors=count, distractors=distractors, k=2)
+        found = [hit.relevant for hit in hits]
+        assert found.count(True) == len(golds)
+        assert found.count(False) == min(count, len(CORPUS) - len(golds))
+        as_k = oracle(gold=golds, k=max(len(golds) + count, 1), distractors=distractors)[0]
+        assert not count or names(hits) == names(as_k), "k = gold + distractors is the same prompt"
+
+
+def test_a_place_beyond_the_distractors_is_an_error() -> None:
+    oracle(n_distractors=3, gold_at=4)
+    with pytest.raises(RetrievalError, match=r"`gold_at: 5` is no place among a gold passage and 3 distractors"):
+        oracle(n_distractors=3, gold_at=5)

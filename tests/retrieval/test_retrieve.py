@@ -83,3 +83,43 @@ def test_dense_without_its_packages_names_the_extra(tmp_path: Path, monkeypatch:
         RetrievalError, match=r"sentence-transformers`, which is not installed: pip install 'evalspec\[dense\]'"
     ):
         ask(block("dense", encoder=str(tmp_path)))
+
+
+COLOURS = [Passage(f"p{n}", f"{colour} cart") for n, colour in enumerate("red green blue white black grey".split())]
+QUESTIONS = ["red cart", "green cart", "blue cart", "white cart"]
+GOLDS = [["p0"], ["p1"], ["p2"], ["p3"]]
+
+
+def asked(retriever: str = "bm25", withheld: Sequence[int] = (), **more: object) -> list[tuple[Hit, ...]]:
+    rows = [f"r{n}" for n in range(len(QUESTIONS))]
+    return retrieve(block(retriever, **more), COLOURS, QUESTIONS, GOLDS, rows, None, withheld)
+
+
+@pytest.mark.parametrize("retriever", ["bm25", "oracle"])
+def test_an_order_changes_places_in_the_prompt_and_no_ranks(retriever: str) -> None:
+    plain = asked(retriever, k=5)
+    assert all([hit.place for hit in row] == [1, 2, 3, 4, 5] for row in plain)
+    for order in ("reverse", "random"):
+        found = asked(retriever, k=5, order=order)
+        assert [[(hit.passage.id, hit.rank) for hit in row] for row in found] == [
+            [(hit.passage.id, hit.rank) for hit in row] for row in plain
+        ]
+        places = [[hit.place for hit in row] for row in found]
+        assert all(sorted(row) == [1, 2, 3, 4, 5] for row in places)
+        assert (places == [[5, 4, 3, 2, 1]] * 4) == (order == "reverse")
+    drawn = [[hit.place for hit in row] for row in asked(retriever, k=5, order="random")]
+    assert drawn != [[hit.place for hit in row] for row in asked(retriever, k=5, order="random", seed=1)]
+    assert len({tuple(row) for row in drawn}) > 1
+
+
+@pytest.mark.parametrize("retriever", ["bm25", "oracle"])
+def test_withheld_gold_is_not_found_and_the_prompt_stays_as_long(retriever: str) -> None:
+    whole = asked(retriever, k=3, withhold_gold=True)
+    found = asked(retriever, k=3, withhold_gold=True, withheld=[0, 2])
+    assert [len(row) for row in found] == [3, 3, 3, 3]
+    for number, (row, gold) in enumerate(zip(found, GOLDS, strict=True)):
+        assert (gold[0] in [hit.passage.id for hit in row]) == (number not in (0, 2))
+        assert [hit.rank for hit in row] == [1, 2, 3]
+    assert (found[1], found[3]) == (whole[1], whole[3])
+    if retriever != "oracle":
+        assert [hit.passage.id for hit in found[0]][:2] == [hit.passage.id for hit in whole[0]][1:]

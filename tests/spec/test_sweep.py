@@ -106,6 +106,19 @@ def test_no_retriever_is_one_cell_however_it_is_swept() -> None:
         ("oracle", "retrieval.distractors", "[near, random]", 2),
         ("oracle", "retrieval.gold_at", "[1, 3, random]", 3),
         ("oracle", "retrieval.encoder", "[one, two]", 1),
+        ("oracle", "retrieval.distractors", '[near, random, {same: "{{ a }}"}, {same: "{{ b }}"}]', 4),
+        ("oracle", "retrieval.n_distractors", "[0, 4, null]", 3),
+        ("oracle", "retrieval.rerank", "[null, {model: some/model}]", 1),
+        ("oracle", "retrieval.withhold_gold", "[true, false]", 2),
+        ("bm25", "retrieval.n_distractors", "[0, 4]", 1),
+        ("bm25", "retrieval.distractors", '[near, {same: "{{ a }}"}]', 1),
+        ("bm25", "retrieval.order", "[rank, reverse, random]", 3),
+        ("bm25", "retrieval.chunk", "[null, {words: 20}, {words: 20, overlap: 5}]", 3),
+        ("bm25", "retrieval.rerank", "[null, {model: some/model}, {model: some/model, depth: 9}]", 3),
+        ("bm25", "retrieval.withhold_gold", "[true, false]", 2),
+        ("none", "retrieval.order", "[rank, reverse]", 1),
+        ("none", "retrieval.withhold_gold", "[true, false]", 1),
+        ("none", "retrieval.chunk", "[null, {words: 20}]", 1),
         ("none", "retrieval.corpus.seed", "[1, 2]", 1),
         ("bm25", "retrieval.corpus.seed", "[1, 2]", 2),
         ("bm25", "decode.top_p", "[0.5, 1.0]", 1),  # greedy decoding reads no top_p
@@ -120,6 +133,12 @@ def test_settings_that_change_nothing_make_no_cells(retriever: str, path: str, v
     found = params(loaded)
     assert len(found) == cells
     assert (f"tasks.qa.{path}" in found[0] or f"tasks.qa.{path}.n" in found[0]) == (cells > 1)
+
+
+def test_a_seed_is_read_where_something_is_random() -> None:
+    conditions = "[{order: random, seed: [1, 2]}, {order: reverse, seed: [1, 2]}]"
+    found = params(load(f"  tasks.qa.retrieval: {conditions}\n"))
+    assert [point.get("tasks.qa.retrieval.seed") for point in found] == [1, 2, None]
 
 
 def test_a_fusion_reads_what_it_fuses() -> None:
