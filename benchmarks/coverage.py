@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,12 +45,19 @@ def jeffreys(right: int, n: int) -> Interval:
     return (0.0 if right == 0 else low), (1.0 if right == n else high)
 
 
+@lru_cache
+def tails(n: int) -> tuple[Floats, Floats, Floats]:
+    """Shares in thousandths, and for each the probability of every outcome and of its lesser tail."""
+    grid, outcomes = np.linspace(0, 1, 1001), np.arange(n + 1)
+    mass = binom.pmf(outcomes, n, grid[:, None])
+    at_most = mass.cumsum(1)
+    return grid, mass, np.minimum(at_most, 1 - at_most + mass)
+
+
 def blaker(right: int, n: int) -> Interval:
     """Blaker's (2000), to a thousandth: the shares whose acceptability is at least 5 %."""
-    grid, outcomes = np.linspace(0, 1, 1001)[:, None], np.arange(n + 1)
-    mass = binom.pmf(outcomes, n, grid)
-    tail = np.minimum(binom.cdf(outcomes, n, grid), binom.sf(outcomes - 1, n, grid))
-    kept = grid[(mass * (tail <= tail[:, right : right + 1] * (1 + 1e-7))).sum(1) >= 0.05, 0]
+    grid, mass, tail = tails(n)
+    kept = grid[(mass * (tail <= tail[:, right : right + 1] * (1 + 1e-7))).sum(1) >= 0.05]
     return float(kept[0]), float(kept[-1])
 
 
@@ -62,8 +70,13 @@ METHODS = {"mid-p": ours, "Wilson": wilson, "Jeffreys": jeffreys, "Blaker": blak
 
 def proportion_coverage(method: Callable[[int, int], Interval], n: int, share: float) -> float:
     """The probability, over all outcomes of n trials, that the interval holds the share."""
-    held = [low <= share <= high for low, high in (method(right, n) for right in range(n + 1))]
-    return float(binom.pmf(np.arange(n + 1), n, share)[held].sum())
+    ends = all_intervals(method, n)
+    return float(binom.pmf(np.arange(n + 1), n, share)[(ends[:, 0] <= share) & (share <= ends[:, 1])].sum())
+
+
+@lru_cache
+def all_intervals(method: Callable[[int, int], Interval], n: int) -> Floats:
+    return np.array([method(right, n) for right in range(n + 1)])
 
 
 def can_be_near(n: int, share: float) -> bool:

@@ -1,6 +1,14 @@
 """Outputs into scores, scores into aggregates with intervals."""
 
-from evalspec.metrics import choice, grounding, likelihood, retrieval, text  # each enters its metrics into the registry
+from evalspec.metrics import (  # each enters its metrics into the registry
+    calibration,
+    choice,
+    grounding,
+    likelihood,
+    overlap,
+    retrieval,
+    text,
+)
 from evalspec.metrics.filters import STEPS, Extraction, extract, majority
 from evalspec.metrics.intervals import Aggregate, aggregate
 from evalspec.metrics.outcome import Outcome, Score
@@ -15,12 +23,14 @@ __all__ = [
     "STEPS",
     "Score",
     "aggregate",
+    "calibration",
     "choice",
     "extract",
     "grounding",
     "likelihood",
     "majority",
     "metric_name",
+    "overlap",
     "retrieval",
     "text",
 ]

@@ -50,5 +50,15 @@ def accuracy_norm(logprobs: Sequence[float], choices: Sequence[str], gold: froze
     return float(_likeliest([p / n if n else -math.inf for p, n in zip(logprobs, lengths, strict=True)]) in gold)
 
 
+@of_choices
+def accuracy_bytes(logprobs: Sequence[float], choices: Sequence[str], gold: frozenset[int]) -> float:
+    """As `accuracy`, with each sum divided by the UTF-8 bytes of its choice (without the delimiter).
+
+    Equals `acc_bytes` of lm-evaluation-harness 0.4. An empty choice has no bytes and is never the likeliest.
+    """
+    lengths = [len(choice.encode("utf-8", "surrogatepass")) for choice in choices]
+    return float(_likeliest([p / n if n else -math.inf for p, n in zip(logprobs, lengths, strict=True)]) in gold)
+
+
 def _likeliest(logprobs: Sequence[float]) -> int:
     return max(range(len(logprobs)), key=logprobs.__getitem__)  # max keeps the first of equals

@@ -11,6 +11,7 @@ Intervals, by what the scores are:
   v being the variance by the jackknife over clusters, t and t' Student's quantiles for n − 1 and m − 1 (Korn and
   Graubard 1998).
 - anything else: bootstrap over units, 2,000 resamples, percentiles expanded for small m (Hesterberg 2015, section 4).
+- a metric of all samples together: the same, the bootstrap's own bias taken off before the percentiles.
 - anything else with more than 2,000 units: R ± t · stderr, from which the bootstrap no longer differs.
 
 The same scores give the same numbers in any order: rows are sorted first, and resamples depend on m alone.
@@ -25,7 +26,13 @@ from dataclasses import dataclass
 from evalspec.metrics.outcome import Score
 from evalspec.metrics.proportions import proportion_interval
 from evalspec.metrics.registry import Floats, Metric
-from evalspec.metrics.resampling import BOOTSTRAP_UNITS, expanded_percentiles, resample_counts, student_quantile
+from evalspec.metrics.resampling import (
+    BOOTSTRAP_UNITS,
+    centred,
+    expanded_percentiles,
+    resample_counts,
+    student_quantile,
+)
 from evalspec.metrics.totals import numbered, sorted_rows, summed, terms, value_of
 
 
@@ -116,7 +123,8 @@ def _of_corpus(metric: Metric, units: Floats, n: int) -> Aggregate:
     if m > BOOTSTRAP_UNITS:
         half = student_quantile(m - 1) * stderr
         return Aggregate(estimate, stderr, estimate - half, estimate + half, n)
-    low, high = expanded_percentiles(value_of(metric, resample_counts(m) @ units), estimate, m)
+    resampled = centred(value_of(metric, resample_counts(m) @ units), estimate)
+    low, high = expanded_percentiles(resampled, estimate, m)
     return Aggregate(estimate, stderr, low, high, n)
 
 

@@ -1,9 +1,9 @@
-"""Metrics of how likely a model holds a text: perplexity per token, word, byte and target, the loss by position, and
-whether it would write the text.
+"""Metrics of how likely a model holds a text: perplexity per token, word, byte and target, bits per byte, the loss by
+position, and whether it would write the text.
 
-A sample's value is the negative log-likelihood of its target (nats) and its weight the units it is spread over; over
-samples a perplexity is exp(Σ value / Σ weight), a loss Σ value / Σ weight, so long targets count by their length. Absent
-where no target was scored.
+A sample's value is the negative log-likelihood of its target (nats; bits for `bits_per_byte`) and its weight the units
+it is spread over; over samples a perplexity is exp(Σ value / Σ weight), a loss Σ value / Σ weight, so long targets count
+by their length. Absent where no target was scored.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def word_perplexity(text: str, tokens: int) -> int:
 def byte_perplexity(text: str, tokens: int) -> int:
     """exp(Σ −log p / Σ bytes), the bytes of the text in UTF-8. Absent for an empty text.
 
-    Equals `byte_perplexity` of lm-evaluation-harness 0.4; its base-2 logarithm is their `bits_per_byte`.
+    Equals `byte_perplexity` of lm-evaluation-harness 0.4; its base-2 logarithm is `bits_per_byte`.
     """
     return len(text.encode("utf-8", "surrogatepass"))  # a lone surrogate from a JSON file is 3 bytes, not an error
 
@@ -100,3 +100,17 @@ def nll(outcome: Outcome, k: int | None) -> Score | None:
 
 
 METRIC_FUNCTIONS.register("nll")(Metric(METRICS["nll"], nll, nll.__doc__ or "", "real", "ratio"))
+
+
+def _bits(outcome: Outcome, k: int | None) -> Score | None:
+    """Σ −log2 p / Σ bytes, the bytes of the text in UTF-8. Absent for an empty text.
+
+    Equals `bits_per_byte` of lm-evaluation-harness 0.4, and log2 of `byte_perplexity`.
+    """
+    score = METRIC_FUNCTIONS.get("byte_perplexity").score(outcome)
+    return None if score is None else Score(score.value / math.log(2), score.weight)
+
+
+METRIC_FUNCTIONS.register("bits_per_byte")(
+    Metric(METRICS["bits_per_byte"], _bits, _bits.__doc__ or "", "real", "ratio")
+)

@@ -27,7 +27,13 @@ import numpy as np
 from evalspec.metrics.intervals import Aggregate, aggregate
 from evalspec.metrics.outcome import Score
 from evalspec.metrics.registry import Floats, Metric
-from evalspec.metrics.resampling import BOOTSTRAP_UNITS, expanded_percentiles, resample_counts, student_quantile
+from evalspec.metrics.resampling import (
+    BOOTSTRAP_UNITS,
+    centred,
+    expanded_percentiles,
+    resample_counts,
+    student_quantile,
+)
 from evalspec.metrics.significance import mcnemar, permutation
 from evalspec.metrics.totals import numbered, summed, terms, value_of
 
@@ -186,7 +192,10 @@ def _interval(metric: Metric, a: Floats, b: Floats, difference: float, stderr: f
         half = student_quantile(m - 1) * stderr
         return difference - half, difference + half
     counts = resample_counts(m)
-    return expanded_percentiles(value_of(metric, counts @ a) - value_of(metric, counts @ b), difference, m)
+    resampled = value_of(metric, counts @ a) - value_of(metric, counts @ b)
+    if metric.aggregation == "corpus":
+        resampled = centred(resampled, difference)
+    return expanded_percentiles(resampled, difference, m)
 
 
 def _ahead(a: Floats, b: Floats) -> tuple[int, int]:

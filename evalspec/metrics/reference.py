@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import inspect
 
-from evalspec.metrics import choice, filters, grounding, intervals, likelihood, retrieval, text
+from evalspec.metrics import calibration, choice, filters, grounding, intervals, likelihood, overlap, retrieval, text
 from evalspec.metrics.registry import METRIC_FUNCTIONS, Metric
 from evalspec.spec.needs import METRICS, Evidence
 
 _FAMILIES = (
-    ("output", True, "Generated answers", text),
-    ("output", False, "Answers and passages", grounding),
-    ("choices", True, "Choices", choice),
-    ("likelihood", True, "Likelihood", likelihood),
-    ("retrieval", True, "Retrieval", retrieval),
+    ("output", "Generated answers", text),
+    ("output", "Answers and passages", grounding),
+    ("output", "Generated texts", overlap),
+    ("choices", "Choices", choice),
+    ("choices", "Probabilities of choices", calibration),
+    ("likelihood", "Likelihood", likelihood),
+    ("retrieval", "Retrieval", retrieval),
 )
 _ALSO = {"retrieval": "`retrieval`", "unknown": "`prompt.unknown`"}
 _NEEDS: dict[Evidence, str] = {
@@ -22,7 +24,8 @@ _NEEDS: dict[Evidence, str] = {
     "likelihood": "a scored target (neither `decode` nor `prompt.choices`)",
     "retrieval": "`retrieval.gold`",
 }
-_VALUES = {"binary": "0 or 1", "unit": "0 to 1", "real": "nats, with a weight"}
+_VALUES = {"binary": "0 or 1", "unit": "0 to 1", "real": "a number"}
+_SUMS = {"mean": "", "ratio": ", with a weight", "exp_ratio": " of nats, with a weight", "corpus": ", with parts"}
 
 
 def reference() -> str:
@@ -36,10 +39,10 @@ def reference() -> str:
         "A metric that is cut at a rank is stored with its cut: `recall` under retrieval `k: 5` is `recall@5`;",
     ]
     lines += ["`recall@3` in a spec fixes it; `nll@512` is cut at a position. An absent score is not 0: it has no row."]
-    for evidence, compares, title, module in _FAMILIES:
+    for evidence, title, module in _FAMILIES:
         lines += ["", f"## {title}", "", inspect.getdoc(module) or ""]
         for metric in map(METRIC_FUNCTIONS.get, METRICS):
-            if (metric.declaration.evidence, metric.declaration.compares) == (evidence, compares):
+            if metric.declaration.evidence == evidence and metric.measure.__module__ == module.__name__:
                 lines += ["", f"### {metric.name}", "", inspect.cleandoc(metric.explanation)]
     lines += ["", "## Filters", "", inspect.getdoc(filters) or ""]
     lines += ["", "## Intervals", "", inspect.getdoc(intervals) or "", "", inspect.getdoc(intervals.Aggregate) or ""]
@@ -52,7 +55,7 @@ def _row(metric: Metric) -> tuple[str, ...]:
     name = f"`{declared.name}@k`" if declared.at_k else f"`{declared.name}`"
     needs = _NEEDS[declared.evidence] if declared.compares else "`decode`"
     needs = " and ".join([needs, *(_ALSO[need] for need in declared.needs)])
-    return name, declared.says, needs, better, _VALUES[metric.values]
+    return name, declared.says, needs, better, _VALUES[metric.values] + _SUMS[metric.aggregation]
 
 
 if __name__ == "__main__":

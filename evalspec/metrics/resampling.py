@@ -39,6 +39,12 @@ def resample_counts(m: int) -> Floats:
     return np.bincount(picks.ravel(), minlength=RESAMPLES * m).reshape(RESAMPLES, m).astype(np.float64)
 
 
+def centred(resampled: Floats, estimate: float) -> Floats:
+    """Resampled values (r,) without the bootstrap's own bias: a calibration error, say, is larger when resampled."""
+    moved: Floats = resampled - (resampled.mean() - estimate)
+    return moved
+
+
 def expanded_percentiles(resampled: Floats, estimate: float, m: int) -> tuple[float, float]:
     """The 95 % interval of an estimate over m ≥ 2 units from its resampled values (r,)."""
     level = 0.5 * math.erfc(math.sqrt(m / (m - 1)) * student_quantile(m - 1) / math.sqrt(2))

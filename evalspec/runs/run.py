@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import yaml
 
@@ -40,6 +40,7 @@ from evalspec.spec import Cell, LoadedSpec
 from evalspec.spec.extraction import votes_of
 from evalspec.spec.needs import metric_of
 from evalspec.store import RunWriter, Store
+from evalspec.store.scores import read_scores
 
 COMMIT_SECONDS = 2.0
 COMMIT_SAMPLES = 500
@@ -260,25 +261,15 @@ def votes(store: Store, run_id: str, plan: Plan) -> list[Row]:
 
 def aggregates(store: Store, run_id: str) -> list[Row]:
     """The rows of the table `metrics`, from all scores of the run that the store holds."""
-    query = """
-        SELECT s.cell_id, s.stage, s.filter, s.metric, s.sample_id, s.value, s.weight, a.cluster
-        FROM scores s JOIN (
-            SELECT cell_id, sample_id, any_value(cluster) AS cluster FROM samples
-            WHERE run_id = $run GROUP BY cell_id, sample_id) a USING (cell_id, sample_id)
-        WHERE s.run_id = $run ORDER BY ALL
-    """
-    groups: dict[tuple[str, str, str, str], list[tuple[Any, ...]]] = {}
-    with store.connect() as connection:
-        for cell, stage, filter_, metric, *rest in connection.execute(query, {"run": run_id}).fetchall():
-            groups.setdefault((cell, stage, filter_, metric), []).append(tuple(rest))
     rows: list[Row] = []
-    for (cell, stage, filter_, name), scores in groups.items():
-        clusters = [cluster for *_, cluster in scores]
+    with store.connect() as connection:
+        scores = read_scores(connection, run_id)
+    for (cell, stage, filter_, name), columns in scores.items():
         found = aggregate(
             METRIC_FUNCTIONS.get(metric_of(name)),
-            [Score(value, weight) for _, value, weight, _ in scores],
-            [sample for sample, *_ in scores],
-            None if None in clusters else clusters,
+            [Score(*score) for score in zip(columns.values, columns.weights, columns.parts, strict=True)],
+            columns.samples,
+            columns.clusters,
         )
         rows.append(
             {

@@ -15,7 +15,7 @@ from typing import Any
 
 from evalspec.execute.protocols import Result
 from evalspec.metrics.filters import Extraction, extract, vote
-from evalspec.metrics.outcome import Outcome, Score
+from evalspec.metrics.outcome import Outcome
 from evalspec.metrics.registry import METRIC_FUNCTIONS, Metric, metric_name
 from evalspec.plan.compile import Sample
 from evalspec.spec.blocks import MetricBlock
@@ -190,7 +190,7 @@ def _score_row(
         return
     share = metric.values != "real" and metric.declaration.higher_is_better
     if taken is not None and not taken.found and share:
-        score = Score(0.0, score.weight)  # a fallback may hold the target by chance
+        score = replace(score, value=0.0)  # a fallback may hold the target by chance
     retrieval = sample.cell.task.retrieval
     yield {
         "cell_id": sample.cell.cell_id,
@@ -204,6 +204,7 @@ def _score_row(
         "found": taken.found if taken else None,
         "value": score.value,
         "weight": score.weight,
+        "parts": None if score.parts is None else list(score.parts),
     }
 
 

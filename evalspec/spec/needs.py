@@ -18,8 +18,8 @@ EVIDENCE_OF_KIND: dict[str, Evidence] = {"generate": "output", "choose": "choice
 
 @dataclass(frozen=True)
 class Declaration:
-    """What a metric needs (`evidence`), whether it is cut at a rank or a position (`at_k`), which way is better, which of a metric
-    block's options mean something to it.
+    """What a metric needs (`evidence`), whether it is cut at a rank or a position (`at_k`), which way is better, which
+    of a metric block's options mean something to it.
 
     `compares`: an output is held against `prompt.target`. `needs` names what else of a task it looks at: `retrieval`
     (the passages shown), `unknown` (`prompt.unknown`).
@@ -50,13 +50,30 @@ METRICS: dict[str, Declaration] = {
             "abstained", "output", compares=False, needs=("unknown",), says="the output is one of `prompt.unknown`"
         ),
         Declaration("contains_all", "output", says="share of the targets that stand somewhere in the output"),
+        Declaration("rouge1", "output", says="ROUGE-1: F of shared words with the best target"),
+        Declaration("rouge2", "output", says="ROUGE-2: F of shared pairs of words with the best target"),
+        Declaration("rougeL", "output", says="ROUGE-L: F of the longest common subsequence with the best target"),
+        Declaration("bleu", "output", says="BLEU of all outputs together, 0 to 100 (sacrebleu)"),
+        Declaration("chrf", "output", says="chrF of all outputs together, 0 to 100 (sacrebleu)"),
+        Declaration("ter", "output", higher_is_better=False, says="translation edit rate of all outputs, in percent"),
         Declaration("accuracy", "choices", says="the likeliest choice is the target"),
         Declaration("accuracy_norm", "choices", says="the likeliest choice per character is the target"),
+        Declaration("accuracy_bytes", "choices", says="the likeliest choice per UTF-8 byte is the target"),
+        Declaration("choice_probability", "choices", says="probability of the target among the choices"),
+        Declaration("log_loss", "choices", higher_is_better=False, says="−log of that probability"),
+        Declaration("brier", "choices", higher_is_better=False, says="squared error of the choices' probabilities"),
+        Declaration(
+            "expected_calibration_error",
+            "choices",
+            higher_is_better=False,
+            says="how far confidence is from accuracy, in 15 bins",
+        ),
         Declaration("greedy", "likelihood", says="every token of the target is the likeliest one"),
         Declaration("target_perplexity", "likelihood", higher_is_better=False, says="exp of the mean loss per target"),
         Declaration("perplexity", "likelihood", higher_is_better=False, says="exp of the mean loss per token"),
         Declaration("word_perplexity", "likelihood", higher_is_better=False, says="exp of the loss per word"),
         Declaration("byte_perplexity", "likelihood", higher_is_better=False, says="exp of the loss per UTF-8 byte"),
+        Declaration("bits_per_byte", "likelihood", higher_is_better=False, says="loss per UTF-8 byte, in bits"),
         Declaration(
             "nll",
             "likelihood",
