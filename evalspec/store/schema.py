@@ -269,6 +269,7 @@ TABLES: dict[str, TableSchema] = {
                 Column("ci_low", "DOUBLE", "lower end of the 95 % interval"),
                 Column("ci_high", "DOUBLE", "upper end of the 95 % interval"),
                 Column("verdict", "VARCHAR", "supported, refuted or undecided"),
+                Column("claim", "VARCHAR", "what the spec claims in words; NULL where a comparison wrote the row"),
                 Column("reason", "VARCHAR", "why undecided: floor, ceiling, overlap or undefined"),
                 Column("task", "VARCHAR", "name of the task"),
                 Column("params", "JSON", "object from sweep path to value: the condition"),
