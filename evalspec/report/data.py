@@ -16,6 +16,8 @@ import yaml
 from evalspec.errors import StoreError, suggest
 from evalspec.report.alone import QUERY as MEASUREMENTS
 from evalspec.report.alone import alone_of
+from evalspec.report.claims import QUERY as CLAIMS
+from evalspec.report.claims import Claim, claims_of
 from evalspec.report.conditions import condition_of
 from evalspec.report.results import PLAIN_FILTERS, Cell, Cost, Estimate, GoldPlace, GoldUse, MainMetric, Results, Run
 from evalspec.spec.needs import METRICS, metric_of
@@ -182,6 +184,12 @@ def judging_metric(results: Results, task: str) -> str | None:
     if main is None or not judging:
         return None
     return main.name if main.name in judging else judging[0]
+
+
+def read_claims(connection: duckdb.DuckDBPyConnection, run: Run) -> list[Claim]:
+    """The hypotheses of a run's spec with their verdicts, in the spec's order; none before the run is done."""
+    order = list(_mapping(run.spec_text).get("hypotheses") or {})
+    return claims_of(rows(connection, CLAIMS, run=run.run_id), order)
 
 
 def _main_metrics(

@@ -37,6 +37,7 @@ from evalspec.report.data import (
     gold_places,
     gold_uses,
     judging_metric,
+    read_claims,
     read_results,
     read_runs,
     read_weights,
@@ -59,6 +60,7 @@ def render(connection: duckdb.DuckDBPyConnection, run_id: str, folder: Path) -> 
     """
     results = read_results(connection, run_id)
     answers = [answer for task in results.tasks if (answer := answer_of(results, task)) is not None]
+    claims = read_claims(connection, results.run)
     costs = cost_figures(results)
     figures = []
     for task, main in results.main.items():
@@ -71,6 +73,7 @@ def render(connection: duckdb.DuckDBPyConnection, run_id: str, folder: Path) -> 
         run=results.run,
         results=results,
         answers=answers,
+        claims=claims,
         alone=results.alone,
         alone_said=sentences(results.alone) if results.alone else [],
         alone_figures=alone,
