@@ -11,6 +11,7 @@ from dataclasses import replace
 import altair as alt
 
 from evalspec.report.conditions import number
+from evalspec.report.context_charts import by_position, heat_axes, heat_map
 from evalspec.report.marks import (
     MOST_PANELS,
     NUMBERS,
@@ -47,7 +48,10 @@ def figures_of(results: Results, task: str, places: Sequence[GoldPlace], uses: S
         name for c in results.conditions(task) for name, value in c.params if number(value) is not None
     )
     swept = [name for name in numbers if len({c.get(name) for c in results.conditions(task)} - {None}) > 1]
-    drawn = [bynumber(results, task, name) for name in swept]
+    axes = heat_axes(results, task)
+    drawn = [heat_map(results, task), by_position(results, task)]
+    # What a map shows down its side would be as many panels of lines again.
+    drawn += [bynumber(results, task, name) for name in swept if axes is None or name != axes[1]]
     if not any(drawn):
         drawn.append(by_condition(results, task))
     drawn += [by_gold_place(results, task, places), gold_and_answer(results, task, uses)]

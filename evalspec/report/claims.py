@@ -54,6 +54,7 @@ def _claim(rows: Sequence[Mapping[str, Any]]) -> Claim:
 
 def _one(row: Mapping[str, Any]) -> str:
     where = row["hypothesis"].partition(" (")[2].removesuffix(")")
+    where = where.replace("model = ", "").replace("task = ", "")  # names that speak for themselves
     said = effect(row)
     if row["verdict"] == "undecided" and row["reason"] in REASONS:
         said = f"{REASONS[row['reason']]}{': ' + said if said else ''}"

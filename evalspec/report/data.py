@@ -61,7 +61,14 @@ def read_results(connection: duckdb.DuckDBPyConnection, run_id: str) -> Results:
     parameters = [_json(row["params"]) or {} for row in found]
     names = short_names(path for params in parameters for path in params)
     cells = [
-        Cell(row["cell_id"], row["model"], row["weights_hash"] or "", row["task"], condition_of(params, names))
+        Cell(
+            row["cell_id"],
+            row["model"],
+            row["weights_hash"] or "",
+            row["task"],
+            condition_of(params, names),
+            row["trained_length"],
+        )
         for row, params in zip(found, parameters, strict=True)
     ]
     models, tasks = _order(spec, "models"), _order(spec, "tasks")

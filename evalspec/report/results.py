@@ -48,6 +48,8 @@ class Cell:
     weights_hash: str
     task: str
     condition: Condition
+    trained_length: int | None = None
+    """Tokens that its model was trained at, where that is known."""
 
 
 @dataclass(frozen=True)

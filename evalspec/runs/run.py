@@ -327,6 +327,7 @@ def _cell_rows(plan: Plan) -> list[Row]:
             "params": cell.params,
             "backend": model.backend,
             "dtype": model.block.dtype,
+            "trained_length": model.trained_length,
         }
 
     tasks = [row(cell, part.model, cell.task_name) for part in plan.models for cell in part.cells]

@@ -103,6 +103,7 @@ TABLES: dict[str, TableSchema] = {
                 Column("params", "JSON", "object from sweep path to value"),
                 Column("backend", "VARCHAR", "backend that ran it"),
                 Column("dtype", "VARCHAR", "number format of the weights while running"),
+                Column("trained_length", "BIGINT", "tokens that the model was trained at; NULL where it is not known"),
             ),
         ),
         TableSchema(
