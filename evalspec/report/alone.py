@@ -12,7 +12,6 @@ from typing import Any
 
 from evalspec.metrics.crossover import (
     LEAST_LEVEL,
-    WORDS,
     Crossover,
     Median,
     Quantity,
@@ -25,6 +24,7 @@ QUERY = """SELECT measurements.*, cells.model, cells.params FROM measurements JO
 WHERE run_id = $run ORDER BY cell_id, kind, length, batch, repeat"""
 
 TITLES: Mapping[Quantity, str] = {"prefill": "Prefill", "decode": "Decoding", "state": "State"}
+SAYS: Mapping[Quantity, str] = {"prefill": "is faster", "decode": "is faster", "state": "keeps fewer bytes"}
 MOST_MODELS = 4
 """With more models each is compared with the first alone: all pairs would be a page of sentences."""
 
@@ -87,7 +87,12 @@ def alone_of(rows: Sequence[Mapping[str, Any]], labels: Mapping[str, str], order
     known = {model: at for at, model in enumerate(order)}
     cells = {row["cell_id"]: row["model"] for row in rows}
     ordered = sorted(cells, key=lambda cell: (known.get(cells[cell], len(known)), labels[cell]))
-    timed = tuple({**row, "label": labels[row["cell_id"]]} for row in rows if row["seconds"] is not None)
+    place = {cell: at for at, cell in enumerate(ordered)}
+    timed = tuple(
+        {**row, "label": labels[row["cell_id"]]}
+        for row in sorted(rows, key=lambda row: place[row["cell_id"]])
+        if row["seconds"] is not None
+    )
     reasons: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in rows:
         if row["seconds"] is None:
@@ -113,7 +118,9 @@ def sentences(alone: Alone) -> list[str]:
         series = alone.series(quantity)
         parts = [_compared(one, series) for one in found if one.quantity == quantity]
         if parts:
-            said.append(f"{title}: {'; '.join(parts)}.")
+            said.append(
+                f"{title}: {'. '.join(part[0].upper() + part[1:] if at else part for at, part in enumerate(parts))}."
+            )
         elif len(series) > 1 and quantity != "state":
             said.append(f"{title}: the models ran on different devices, so their times are not compared.")
     return said + _throughput_said(alone)
@@ -124,23 +131,24 @@ def _compared(one: Crossover, series: Mapping[str, Mapping[int, Median]]) -> str
     a, b = one.pair
     longest = one.lengths[-1]
     if one.ahead is None or one.behind is None or one.start is None:
+        if one.quantity == "state":
+            return f"{a} and {b} keep as many bytes at {longest:,} tokens"
         few = min(series[name][longest].level for name in one.pair) < LEAST_LEVEL
         why = "too few repeats for an interval" if few else "their intervals overlap"
-        exact = one.quantity == "state"
-        if exact:
-            return f"{a} and {b} keep as many bytes at {longest:,} tokens"
         return f"at {longest:,} tokens, the longest measured, {a} and {b} are not separated ({why})"
     times = series[one.behind][longest].value / series[one.ahead][longest].value
-    by = f"{times:.3g} times at {longest:,}"
-    verb = WORDS[one.quantity]
-    if one.start == one.lengths[0]:
-        where = f"at all {len(one.lengths)} lengths from {one.start:,} tokens on" if len(one.lengths) > 1 else (
-            f"at {one.start:,} tokens")  # fmt: skip
-        return f"{where}, {one.ahead} {verb} than {one.behind} ({by})"
-    said = f"from {one.start:,} tokens on, {one.ahead} {verb} than {one.behind} ({by})"
-    if one.until is None:
-        return f"{said}, below that their intervals overlap"
-    return f"{said}, the other way round up to {one.until:,}"
+    said = f"{one.ahead} {SAYS[one.quantity]} than {one.behind}"
+    if one.start == longest:
+        said = f"at {longest:,} tokens{', the longest,' if len(one.lengths) > 1 else ''} {said} ({times:.3g} times)"
+    elif one.start == one.lengths[0]:
+        said = (
+            f"at all {len(one.lengths)} lengths from {one.start:,} tokens on, {said} ({times:.3g} times at {longest:,})"
+        )
+    else:
+        said = f"from {one.start:,} tokens on, {said} ({times:.3g} times at {longest:,})"
+    if one.until is not None:
+        return f"{said}; {one.behind} {SAYS[one.quantity]} up to {one.until:,}"
+    return said if one.start == one.lengths[0] else f"{said}; below that their intervals overlap"
 
 
 def _throughput_said(alone: Alone) -> list[str]:

@@ -6,6 +6,7 @@ and the slope its exponent (attention's prefill bends upwards, a scan's does not
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,8 +19,8 @@ from evalspec.report.marks import Figure, Point, colour, panelled, shape
 
 LENGTH = "context, tokens"
 MANY = 8.0
-BYTES = "datum.value >= 1e9 ? format(datum.value / 1e9, '~r') + ' GB' : datum.value >= 1e6 ? format(datum.value / 1e6, '~r') + ' MB' : format(datum.value / 1e3, '~r') + ' kB'"  # noqa: E501
-SECONDS = "datum.value >= 1 ? format(datum.value, '~r') + ' s' : datum.value >= 1e-3 ? format(datum.value * 1e3, '~r') + ' ms' : format(datum.value * 1e6, '~r') + ' µs'"  # noqa: E501
+BYTES = "!datum.value ? '0' : datum.value >= 1e9 ? format(datum.value / 1e9, '~r') + ' GB' : datum.value >= 1e6 ? format(datum.value / 1e6, '~r') + ' MB' : format(datum.value / 1e3, '~r') + ' kB'"  # noqa: E501
+SECONDS = "!datum.value ? '0' : datum.value >= 1 ? format(datum.value, '~r') + ' s' : datum.value >= 1e-3 ? format(datum.value * 1e3, '~r') + ' ms' : format(datum.value * 1e6, '~r') + ' µs'"  # noqa: E501
 
 Series = Mapping[str, Mapping[int, Median]]
 
@@ -112,7 +113,7 @@ def _throughput(alone: Alone) -> Figure | None:
             said = f"{m.value:,.0f} tokens/s [{m.low:,.0f}, {m.high:,.0f}]"
             points.append(_point(label, batch, m, said) | {"panel": f"{length:,} tokens of context"})
             rows.append((label, length, batch, round(m.value, 1), round(m.low, 1), round(m.high, 1), m.n))
-    y = alt.Y("value:Q", title="new tokens a second", scale=_scale(points), axis=alt.Axis(tickCount=5, format=",~r"))
+    y = alt.Y("value:Q", title="new tokens a second", scale=_scale(points), axis=_axis(points, format=",~r"))
     layers = _layers(alone.labels, _x(points, "sequences at a time"), y)
     return Figure(
         "throughput",
@@ -149,7 +150,7 @@ def _figure(
     if not points:
         return None
     models = [label for label in alone.labels if label in series]
-    y = alt.Y("value:Q", title=None, scale=_scale(points), axis=alt.Axis(labelExpr=labels, tickCount=5))
+    y = alt.Y("value:Q", title=None, scale=_scale(points), axis=_axis(points, labelExpr=labels))
     x = _x(points, LENGTH)
     layers = _layers(models, x, y, line=not dashed)
     if dashed:
@@ -181,10 +182,24 @@ def _x(points: Sequence[Point], title: str) -> alt.X:
 
 
 def _scale(points: Sequence[Point]) -> alt.Scale:
-    values = [point["value"] for point in points]
-    if max(values) > MANY * min(values):
+    if _logarithmic(points):
         return alt.Scale(type="log", nice=False, padding=10)
     return alt.Scale(zero=True)
+
+
+def _axis(points: Sequence[Point], **how: Any) -> alt.Axis:
+    """Ticks at 1, 2 and 5 of each decade of a logarithmic axis, at 1 alone where there are many decades."""
+    low, high = min(point["low"] for point in points), max(point["high"] for point in points)
+    if not _logarithmic(points):
+        return alt.Axis(tickCount=5, **how)
+    steps = (1, 2, 5) if high < 1000 * low else (1,)
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    return alt.Axis(values=[step * 10.0**decade for decade in decades for step in steps], **how)
+
+
+def _logarithmic(points: Sequence[Point]) -> bool:
+    values = [point["value"] for point in points]
+    return bool(max(values) > MANY * min(values))
 
 
 def _named(channel: alt.Y, field: str) -> alt.Y:

@@ -81,9 +81,9 @@ def run(
 
     Resumes an unfinished run of the same plan and weights, computes nothing when a finished one has no failures, and
     reuses answers that earlier runs paid for; `fresh` forces all. What the spec's `measure` block asks is timed when
-    all samples are answered, and never taken from another run; without `measure` it waits for a later call. Raises RunError
-    when something strikes in the middle: what was finished before is kept. KeyboardInterrupt is passed on after the run
-    was marked interrupted.
+    all samples are answered, and never taken from another run; without `measure` it waits for a later call. Raises
+    RunError when something strikes in the middle: what was finished before is kept. KeyboardInterrupt is passed on
+    after the run was marked interrupted.
     """
     progress = progress or Quiet()
     began = time.perf_counter()

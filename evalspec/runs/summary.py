@@ -39,6 +39,13 @@ NOT_FOUND = """
 """
 
 
+MEASURED = """
+    SELECT model, params, kind, length, batch, repeats, seconds, seconds_min, seconds_max, tokens_per_second,
+           seconds_per_token, added_memory_bytes, state_bytes, predicted_state_bytes, energy_joules, device, error
+    FROM measurement_summary WHERE run_id = ? ORDER BY kind, batch, length, model, params
+"""
+
+
 def find_run(connection: duckdb.DuckDBPyConnection, wanted: str | None) -> str:
     """The run that a user means: an id, the beginning of one, or a spec's name (its newest run); None is the newest.
 
@@ -137,15 +144,57 @@ def _main_metrics(store: Store, run_id: str) -> list[str]:
     return names
 
 
+def _measurements(store: Store, run_id: str) -> list[dict[str, Any]]:
+    """Every point of the run's `measure` block, summed up over its repeats."""
+    with store.connect() as connection:
+        cursor = connection.execute(MEASURED, [run_id])
+        names = [column[0] for column in cursor.description or ()]
+        rows = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+    return [{**row, "params": json.loads(row["params"]) if row["params"] else {}} for row in rows]
+
+
+def _measured_text(store: Store, run_id: str) -> str:
+    """Medians of each model alone, by context and batch, one column a model; empty where nothing was measured."""
+    rows = _measurements(store, run_id)
+    names = [" ".join([row["model"], *filter(None, [_condition(row["params"])])]) for row in rows]
+    listed = list(_spec(store, run_id).get("models") or ())
+    models = sorted(dict.fromkeys(names), key=lambda n: listed.index(n.split()[0]) if n.split()[0] in listed else 99)
+    grouped: dict[tuple[str, int, int], dict[str, str]] = {}
+    for name, row in zip(names, rows, strict=True):
+        if row["seconds"] is None:
+            shown = "–"
+        elif row["kind"] == "throughput":
+            shown = f"{row['tokens_per_second']:,.0f}"
+        else:
+            value = row["seconds_per_token"] if row["kind"] == "decode" else row["seconds"]
+            shown = f"{1000 * value:,.1f}"
+        grouped.setdefault((row["kind"], row["batch"], row["length"]), {})[name] = shown
+    units = {"prefill": "prefill, ms", "decode": "decode, ms a token", "throughput": "throughput, new tokens/s"}
+    lines = [
+        [units[kind], length, batch, *(found.get(name, "") for name in models)]
+        for (kind, batch, length), found in sorted(
+            grouped.items(), key=lambda item: (list(units).index(item[0][0]), item[0])
+        )
+    ]
+    return table(["each model alone", "context", "batch", *models], lines) if lines else ""
+
+
 def finished_table(finished: Finished, store: Store) -> str:
     """What a run came to: its metrics with 95 % intervals, what it cost, where the report is."""
     title = f"run {finished.run_id}: {finished.status} (95 % intervals; `evalspec show` has every metric)"
-    text = _metrics_text(store, finished.run_id, title, _main_metrics(store, finished.run_id) or None)
+    parts = []
+    if finished.samples:
+        parts.append(_metrics_text(store, finished.run_id, title, _main_metrics(store, finished.run_id) or None))
+    alone = _measured_text(store, finished.run_id)
+    parts += [alone] if alone else []
+    text = "\n\n".join(parts) if finished.samples else f"run {finished.run_id}: {finished.status}\n\n{alone}"
     counts = f"{finished.samples:,} samples: {finished.computed:,} computed now"
     if finished.cached:
         counts += f", {finished.cached:,} taken from earlier runs"
     if finished.failed:
         counts += f", {finished.failed:,} failed"
+    if alone:
+        counts += f"; {finished.measured:,} timings made now"
     counts += f"; {finished.computed_tokens:,} tokens fed; {finished.seconds:.1f} s"
     missing = _not_found_text(store, finished.run_id)
     return "\n".join(part for part in (text, missing, counts, f"report: {finished.report}") if part)
@@ -158,6 +207,7 @@ def finished_json(finished: Finished, store: Store) -> dict[str, Any]:
         "report": str(finished.report),
         "metrics": _metrics(store, finished.run_id),
         "not_found": _not_found(store, finished.run_id),
+        "measurements": _measurements(store, finished.run_id),
     }
 
 
@@ -203,13 +253,26 @@ def run_json(store: Store, wanted: str | None) -> dict[str, Any]:
         cursor = connection.execute("SELECT * FROM runs WHERE run_id = ?", [run_id])
         names = [column[0] for column in cursor.description or ()]
         [row] = cursor.fetchall()
-    return {**{name: _plain(value) for name, value in zip(names, row, strict=True)}, "metrics": _metrics(store, run_id)}
+    return {
+        **{name: _plain(value) for name, value in zip(names, row, strict=True)},
+        "metrics": _metrics(store, run_id),
+        "measurements": _measurements(store, run_id),
+    }
 
 
 def run_table(store: Store, wanted: str | None) -> str:
     """One run: what it was, and its metrics."""
     run = run_json(store, wanted)
-    facts = [(name, value) for name, value in run.items() if name not in ("spec", "metrics") and value is not None]
+    facts = [
+        (name, value)
+        for name, value in run.items()
+        if name not in ("spec", "metrics", "measurements") and value is not None
+    ]
     about = "\n".join(f"{name:>17}  {value}" for name, value in facts)
-    metrics = _metrics_text(store, run["run_id"], "metrics (95 % intervals)")
-    return "\n\n".join(part for part in (about, metrics, _not_found_text(store, run["run_id"])) if part)
+    parts = [about]
+    if run["metrics"] or not run["measurements"]:
+        parts.append(_metrics_text(store, run["run_id"], "metrics (95 % intervals)"))
+    if run["measurements"]:
+        parts.append(_measured_text(store, run["run_id"]))
+    parts.append(_not_found_text(store, run["run_id"]))
+    return "\n\n".join(part for part in parts if part)
