@@ -18,7 +18,8 @@ EXTRAS = (
     ("triton", "triton", "GPU kernels of our own", "comes with PyTorch for CUDA or ROCm"),
     ("mamba-ssm", "mamba_ssm", "`kernels: mamba_ssm`, on a GPU", "pip install 'evalspec[mamba]' on a GPU machine"),
     ("causal-conv1d", "causal_conv1d", "`kernels: mamba_ssm`, too", "pip install 'evalspec[mamba]' on a GPU machine"),
-    ("amdsmi", "amdsmi", "power and memory of AMD GPUs", "comes with ROCm"),
+    ("nvidia-ml-py", "pynvml", "energy of NVIDIA GPUs (`measure`)", "pip install nvidia-ml-py"),
+    ("amdsmi", "amdsmi", "energy of AMD GPUs (`measure`)", "comes with ROCm"),
 )
 """package, module, what it is for, how to get it"""
 

@@ -147,8 +147,10 @@ def _compared(one: Crossover, series: Mapping[str, Mapping[int, Median]]) -> str
     else:
         said = f"from {one.start:,} tokens on, {said} ({times:.3g} times at {longest:,})"
     if one.until is not None:
-        return f"{said}; {one.behind} {SAYS[one.quantity]} up to {one.until:,}"
-    return said if one.start == one.lengths[0] else f"{said}; below that their intervals overlap"
+        still = SAYS[one.quantity].replace("is", "is still").replace("keeps", "still keeps")
+        return f"{said}; {one.behind} {still} at {one.until:,}"
+    below = [length for length in one.lengths if length < one.start]
+    return f"{said}; at {below[-1]:,} their intervals overlap" if below else said
 
 
 def _throughput_said(alone: Alone) -> list[str]:

@@ -47,7 +47,8 @@ def test_the_schema_is_a_schema() -> None:
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_shipped_spec_is_valid_and_the_schema_accepts_it(path: Path) -> None:
-    assert load(path).cells
+    loaded = load(path)
+    assert loaded.cells or loaded.measured
     assert accepts(yaml.safe_load(path.read_text()))
 
 
@@ -76,6 +77,8 @@ def test_the_demonstration_keeps_its_shape() -> None:
         (("sweep",), {"zip": {"models.a.dtype": ["float32"]}, "tasks.*.prompt.shots": [1]}),
         (("include",), ["a.yaml"]),
         (("tasks", "_base"), {"metrics": ["contains"]}),
+        (("measure",), {"lengths": [128, 512], "kinds": ["prefill"]}),
+        (("measure",), None),
     ],
 )
 def test_the_schema_accepts_what_the_language_allows(path: tuple[str, ...], value: Any) -> None:
@@ -99,6 +102,8 @@ def test_the_schema_accepts_what_the_language_allows(path: tuple[str, ...], valu
         (("models", "mamba", "dtype"), "float61"),
         (("models", "my model"), {"weights": "x"}),
         (("sweep",), {"open_book.retrieval.k": [1]}),
+        (("measure",), {"lengths": [0]}),
+        (("measure",), {"lengths": [8], "kinds": ["prefil"]}),
     ],
 )
 def test_the_schema_underlines_what_is_wrong(path: tuple[str, ...], value: Any) -> None:
