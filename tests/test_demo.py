@@ -32,8 +32,8 @@ def test_every_table_with_a_producer_has_rows(demo: Path) -> None:
     with evalspec.connect(demo / "e.duckdb") as connection:
         counts = {name: connection.execute(f"SELECT count(*) FROM {name}").fetchall()[0][0] for name in FILLED}
         assert all(counts.values()), counts
-        assert counts["cells"] == 51
-        assert counts["samples"] == 51 * 16
+        assert counts["cells"] == 105
+        assert counts["samples"] == 105 * 16
         failed = connection.execute("SELECT count(*) FROM samples WHERE error IS NOT NULL").fetchall()
         assert failed == [(0,)]
 
@@ -60,7 +60,7 @@ def test_the_report_opens_offline_with_all_charts_and_no_complaint(demo: Path, v
     [page] = demo.glob("rag-*.html")
     seen = visit(page)
     charts = seen.page.locator("[data-chart]")
-    assert charts.count() >= 5
+    assert charts.count() >= 16
     for at in range(charts.count()):
         assert charts.nth(at).locator("svg .mark-symbol path, svg .mark-rect path").count() >= 3
     assert seen.complaints == []

@@ -61,7 +61,8 @@ def gold_and_answer(results: Results, task: str, uses: Sequence[GoldUse]) -> Fig
     points = [p for p in points if p["end"] > p["start"]]
     names = [label for label, _, _ in kinds]
     scale = alt.Scale(domain=names, range=[shade for _, _, shade in kinds])
-    legend = alt.Legend(orient="top", direction="horizontal", columns=3, title=None, symbolType="square")
+    columns = 3 if len(names) > 4 else len(names)
+    legend = alt.Legend(orient="top", direction="horizontal", columns=columns, title=None, symbolType="square")
     share_axis = alt.Axis(format=".0%", values=[0, 0.25, 0.5, 0.75, 1], grid=False)
     x = alt.X("start:Q", title="share of the questions", scale=alt.Scale(domain=[0, 1], nice=False), axis=share_axis)
     y = alt.Y("condition:N", sort=labels, title=None, axis=alt.Axis(labelLimit=230, ticks=False, domain=False))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,7 @@ def test_characters_are_all_there_and_neighbours_share_the_overlap(text: str, si
     cut = texts(text, characters=size, overlap=overlap)
     assert cut[0] + "".join(part[overlap:] for part in cut[1:]) == text
     assert all(len(part) <= size for part in cut)
-    assert all(before[len(before) - overlap :] == after[:overlap] for before, after in zip(cut, cut[1:], strict=False))
+    assert all(before[len(before) - overlap :] == after[:overlap] for before, after in itertools.pairwise(cut))
     assert all(len(part) > overlap for part in cut[1:]), "no passage says only what its neighbour says"
 
 

@@ -97,14 +97,11 @@ def test_distractors_share_what_they_were_asked_to_share(done: tuple[Path, Plan]
 
 
 def test_withheld_gold_is_in_no_prompt_but_in_those_of_shots_and_recall_is_absent(done: tuple[Path, Plan]) -> None:
-    withheld = """params->>'$."tasks.ask.retrieval.withhold_gold"' = 'true'"""
-    cells = f"cells WHERE {withheld}"
-    assert asked(done, f"SELECT DISTINCT relevant FROM retrievals JOIN {cells.replace('cells', 'cells USING (run_id, cell_id)', 1)}") == [(False,)]  # fmt: skip
-    metrics = asked(done, f"SELECT DISTINCT metric FROM scores JOIN cells USING (run_id, cell_id) WHERE {withheld}")
+    cells = """cells USING (run_id, cell_id) WHERE params->>'$."tasks.ask.retrieval.withhold_gold"' = 'true'"""
+    assert asked(done, f"SELECT DISTINCT relevant FROM retrievals JOIN {cells}") == [(False,)]
+    metrics = asked(done, f"SELECT DISTINCT metric FROM scores JOIN {cells}")
     assert {metric for (metric,) in metrics} <= {"exact_match", "grounded", "abstained"}
-    for prompt, answer in asked(
-        done, f"SELECT prompt, target FROM samples JOIN cells USING (run_id, cell_id) WHERE {withheld}"
-    ):
+    for prompt, answer in asked(done, f"SELECT prompt, target FROM samples JOIN {cells}"):
         shot, question = prompt.split("\n\n")
         told = shot.split("Answer:")[1].strip()
         assert told in shot.split("Question:")[0], "a worked example has its gold"

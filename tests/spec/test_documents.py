@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,15 @@ def test_a_shipped_spec_names_the_schema_for_editors(path: Path) -> None:
 def test_the_demonstration_keeps_its_shape() -> None:
     loaded = load(ROOT / "specs" / "rag.yaml")
     assert list(loaded.spec.models) == ["transformer", "mamba", "mamba2"]
-    assert list(loaded.spec.tasks) == ["open_book"]
-    assert len(loaded.cells) == 3 * (1 + 4 * 4)
+    assert list(loaded.spec.tasks) == ["open_book", "gold_place", "distractors", "order", "abstention"]
+    counts = Counter(cell.task_name for cell in loaded.cells)
+    assert counts == {
+        "open_book": 3 * (1 + 4 * 4),
+        "gold_place": 3 * 3,
+        "distractors": 3 * 2 * 4,
+        "order": 3 * 3,
+        "abstention": 3 * 2 * 2,
+    }
 
 
 @pytest.mark.parametrize(
