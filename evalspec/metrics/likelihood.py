@@ -2,8 +2,8 @@
 position, and whether it would write the text.
 
 A sample's value is the negative log-likelihood of its target (nats; bits for `bits_per_byte`) and its weight the units
-it is spread over; over samples a perplexity is exp(Σ value / Σ weight), a loss Σ value / Σ weight, so long targets count
-by their length. Absent where no target was scored.
+it is spread over; over samples a perplexity is exp(Σ value / Σ weight), a loss Σ value / Σ weight, so that long targets
+count by their length. Absent where no target was scored.
 """
 
 from __future__ import annotations

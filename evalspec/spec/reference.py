@@ -122,7 +122,7 @@ def _names() -> list[str]:
     plain = ("name", "what it is")
     return [
         "### Metrics",
-        "Those with `@k` are cut at the retrieval's `k`, or where the name says: `recall@3`.",
+        "Those with `@k` are cut at the retrieval's `k`, or where the name says: `recall@3`; `nll@512` at a position.",
         _table(("name", "needs", "better", "what it is"), metrics),
         "### Steps of filters",
         _table(plain, ((f"`{name}`", says) for name, says in STEPS.items())),

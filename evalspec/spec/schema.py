@@ -109,7 +109,7 @@ def _metric_names(plugins: bool) -> list[Json]:
     ranked = {
         "type": "string",
         "pattern": f"^({'|'.join([cut, *mine])})@[1-9][0-9]*$",
-        "description": "Cut at this rank.",
+        "description": "Cut at this rank, or this position.",
     }
     return [*_choices(_metrics(), "metric", plugins), ranked]
 

@@ -208,7 +208,7 @@ def test_what_a_context_cannot_give_is_said(name: str, options: dict[str, Any], 
 
 
 def test_the_project_root_is_no_option() -> None:
-    with pytest.raises(DataError, match="`world.haystack` has no option `root`. Known: kind, length"):
+    with pytest.raises(DataError, match=r"`world\.haystack` has no option `root`\. Known: kind, length"):
         load_rows(DataBlock(generate="world.haystack", options={"root": "/"}), Path())
 
 

@@ -17,7 +17,7 @@ from evalspec.data.worlds import lexicon
 from evalspec.data.worlds.facts import world_of
 from evalspec.data.worlds.grammar import ATTRIBUTES
 from evalspec.errors import DataError, EvalspecError
-from evalspec.spec.needs import GENERATORS as declared
+from evalspec.spec import needs
 
 
 def generate(name: str, seed: int, count: int | None = None, **options: Any) -> list[dict[str, Any]]:
@@ -25,7 +25,7 @@ def generate(name: str, seed: int, count: int | None = None, **options: Any) -> 
 
 
 def test_the_declared_generators_are_registered() -> None:
-    assert set(declared) <= set(GENERATORS.names())
+    assert set(needs.GENERATORS) <= set(GENERATORS.names())
     with pytest.raises(EvalspecError, match=r"world\.questions"):
         generate("world.question", 1)
 

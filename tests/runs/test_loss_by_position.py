@@ -21,13 +21,13 @@ from evalspec.store import Store
 TEST_DATA = Path(os.environ.get("EVALSPEC_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
 WIKITEXT = TEST_DATA / "wikitext2" / "valid.txt"
 OCTAVES = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]
-WINDOW = 150
+WINDOW = 80
 
 
 @pytest.mark.skipif(not WIKITEXT.is_file(), reason=f"no test data at {WIKITEXT} (EVALSPEC_TEST_DATA)")
 def test_the_loss_by_position_of_wikitext_equals_a_plain_forward_pass(tmp_path: Path) -> None:
     lines = [line.strip() for line in WIKITEXT.read_text(encoding="utf-8").splitlines()]
-    texts = [line[:160] for line in lines if len(line) > 200][:3]
+    texts = [line[:220] for line in lines if len(line) > 200][:3]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"id": n, "text": t}) + "\n" for n, t in enumerate(texts)))
     task = {
         "data": {"file": "rows.jsonl"},

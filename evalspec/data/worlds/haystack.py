@@ -107,7 +107,7 @@ def _check(kind: str, length: int, depth: float | None, needles: int) -> None:
 
 
 def _needles(rng: Random, world: World, kind: str, needles: int) -> list[Fact]:
-    """The hidden facts, the asked one first: one attribute of several entities, or of one entity with several values."""
+    """The hidden facts, the asked one first: one attribute of several entities, or several values of one entity's."""
     gold = pick(rng, world.facts)
     same = [fact for fact in shuffled(rng, world.by_attribute[gold.attribute]) if fact.entity != gold.entity]
     if kind != "multi_value":

@@ -23,12 +23,12 @@ DEFAULT_COUNT = 200
 def patterns(
     seed: int, count: int | None = None, *, period: int = 8, repeats: int = 1, gap: int = 0
 ) -> list[dict[str, Any]]:
-    """`period` different words, `repeats` times over, one repeat a line; then its beginning, and the next word is asked.
+    """`period` different words, `repeats` times over, one repeat a line; then its beginning, and the next is asked for.
 
     Columns: id, lines (the repeats, and the gap as a line of its own), start (one word of the pattern or more), answer
-    (the next one), options (all its words, sorted), text (the pattern `repeats` + 1 times as one text), period, repeats,
-    gap, length (of what stands before the answer). Patterns depend on seed and period alone, so more repeats begin as
-    fewer do. DataError unless 2 ≤ period and period + gap words are known.
+    (the next one), options (all its words, sorted), text (the pattern `repeats` + 1 times as one text), period,
+    repeats, gap, length (of what stands before the answer). Patterns depend on seed and period alone, so more repeats
+    begin as fewer do. DataError unless 2 ≤ period and period + gap words are known.
     """
     check_count("world.patterns", "period", period, 2)
     check_count("world.patterns", "repeats", repeats, 0)

@@ -36,7 +36,8 @@ def phone_book(
     """Books of `n` entries, `queries` rows to a book, each asking for another entry.
 
     Columns: id, entries (list of {name, number}), name, answer, n, depth, length, context (the book's id). `digits` 0
-    gives towns in place of numbers: an address book. A longer book begins as a shorter one. DataError unless n ≤ 1,600 names and queries ≤ n.
+    gives towns in place of numbers: an address book. A longer book begins as a shorter one. DataError unless
+    n ≤ 1,600 names and queries ≤ n.
     """
     check_count("world.phone_book", "n", n, 1, NAMES)
     check_count("world.phone_book", "digits", digits, 0, 12)

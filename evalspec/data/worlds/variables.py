@@ -29,7 +29,7 @@ def variables(
     queries: int = 1,
     depth: float | None = None,
 ) -> list[dict[str, Any]]:
-    """`chains` chains of `hops` + 1 assignments, mixed, each chain in its own order; `queries` rows ask for other chains.
+    """`chains` chains of `hops` + 1 assignments, mixed, each in its own order; `queries` rows ask for one chain each.
 
     Columns: id, assignments (list of {name, value}), name (the last variable of its chain), answer, chain (its names),
     hops, chains, n (assignments), depth (where the asked name is assigned), length, context. With 0 hops it is a list
@@ -56,7 +56,8 @@ def variables(
             values += [pick(rng, lexicon.NAMES) for _ in range(chains - len(values))]
             told = [[value, *chain[:-1]] for chain, value in zip(own, values, strict=True)]
             waiting = [at for at in range(chains) for _ in range(hops + 1)]
-            assignments, ends, done = [], [0] * chains, [0] * chains
+            assignments: list[dict[str, str]] = []
+            ends, done = [0] * chains, [0] * chains
             while waiting:  # any chain may go on next, so that the links of one stand apart
                 chain = waiting.pop(below(rng, len(waiting)))
                 ends[chain] = len(assignments)
