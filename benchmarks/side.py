@@ -118,9 +118,13 @@ def operations(model: Model, forest: Forest, results: dict[int, Result]) -> int 
 
 def measure_margins(spec: Path, prefixes: list[list[int]]) -> list[float]:
     """For each prefix, by how many nats the likeliest next token leads the second."""
-    part = plan_of(spec)
-    backend = open_backend(part.model)
-    vocabulary = int(part.model.config["vocab_size"])
+    return margins_of(plan_of(spec).model, prefixes)
+
+
+def margins_of(model: Model, prefixes: list[list[int]]) -> list[float]:
+    """As `measure_margins`, of a model."""
+    backend = open_backend(model)
+    vocabulary = int(model.config["vocab_size"])
     every = np.arange(vocabulary, dtype=np.int64)
     margins = []
     for prefix in prefixes:
