@@ -2,9 +2,9 @@
 
     python -m benchmarks.import_all [--tasks DIR] [--peer-python PYTHON] [--refused FILE]
 
-Each leaf is imported alone, written as a spec and loaded again as `evalspec validate` does, in this process. Printed are
-the tables of docs/parity.md; FILE gets every refused task without Python with its reasons. The exit code is 1 where fewer
-than 95 % of the leaves without Python came through.
+Each leaf is imported alone, written as a spec and loaded again as `evalspec validate` does, in this process. Printed
+are the tables of docs/parity.md; FILE gets every refused task without Python with its reasons. The exit code is 1 where
+fewer than 95 % of the leaves without Python came through.
 """
 
 from __future__ import annotations

@@ -70,7 +70,15 @@ SETUPS: dict[str, Setup] = {
 CASES: dict[str, tuple[str, ...]] = {
     "llama": (
         *("aqua_letters", "aqua_options_5shot", "aqua_prefix_1shot", "copa_two_choices", "copa_contexts_1shot"),
-        *("copa_sentences", "last_word", "answer_5shot", "rolling", "gsm8k_5shot", "boolean_3samples", "answers_10shot"),
+        *(
+            "copa_sentences",
+            "last_word",
+            "answer_5shot",
+            "rolling",
+            "gsm8k_5shot",
+            "boolean_3samples",
+            "answers_10shot",
+        ),
     ),
     "llama, 200 tokens": ("aqua_options_5shot", "rolling", "gsm8k_5shot"),
     "mamba": ("copa_two_choices",),

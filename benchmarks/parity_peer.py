@@ -2,8 +2,8 @@
 
     python -P parity_peer.py JOB.json OUT.json
 
-JOB says `model_args`, `batch_size`, `tasks` and their folder `include`. OUT gets, for each task in the order of its rows:
-every request's token ids and what it came to, and the results.
+JOB says `model_args`, `batch_size`, `tasks` and their folder `include`. OUT gets, for each task in the order of its
+rows: every request's token ids and what it came to, and the results.
 """
 
 from __future__ import annotations
