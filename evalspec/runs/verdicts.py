@@ -98,7 +98,7 @@ def _lengths(plan: Plan) -> tuple[Mapping[str, int | None], Mapping[str, int]]:
 
 
 def _scores(found: Mapping[Scored, ScoreColumns], side: Sequence[Point], metric: str, filter_: str) -> Scores:
-    """The scores of some cells: a sample is named by its place among the pairs, and clustered by its cluster or itself."""
+    """The scores of some cells; a sample is named by its place among the pairs, and clustered by its cluster or itself."""
     scores: list[Score] = []
     samples: list[str] = []
     clusters: list[str] = []
