@@ -7,6 +7,7 @@ from evalspec.metrics import (  # each enters its metrics into the registry
     likelihood,
     overlap,
     retrieval,
+    steps,
     text,
 )
 from evalspec.metrics.filters import STEPS, Extraction, extract, majority
@@ -32,5 +33,6 @@ __all__ = [
     "metric_name",
     "overlap",
     "retrieval",
+    "steps",
     "text",
 ]

@@ -33,6 +33,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from evalspec.prompting.steps import last_number
 from evalspec.registry import Registry
 from evalspec.spec.extraction import StepBlock, votes_of
 
@@ -41,8 +42,6 @@ Step = Callable[[str], str | None]
 
 STEPS: Registry[Step] = Registry("step", "evalspec.filters")
 
-_CURRENCY_AND_COMMAS = re.compile(r"[,$€£¥]")
-_NUMBER = re.compile(r"-?\d+\.?\d*")
 _AFTER_ANSWER = re.compile(r"(?i:\banswer(?:\s+is|\s*:)?)\s*:?\s*\(?([A-Z])\b")
 _IN_PARENTHESES = re.compile(r"\(([A-Z])\)")
 _ALONE = re.compile(r"\b(?!A\s+[a-z]|I\b)([A-Z])\b(?!')")
@@ -106,19 +105,13 @@ STEPS.register("strip")(str.strip)
 STEPS.register("remove_whitespace")(str.strip)
 STEPS.register("lower")(str.lower)
 STEPS.register("upper")(str.upper)
+STEPS.register("last_number")(last_number)
 
 
 @STEPS.register("first_line")
 def first_line(text: str) -> str | None:
     """The first line that is not blank, stripped."""
     return next((line.strip() for line in text.splitlines() if line.strip()), None)
-
-
-@STEPS.register("last_number")
-def last_number(text: str) -> str | None:
-    """The last number of a text, as GSM8K's answers are cleansed."""
-    found = _NUMBER.findall(_CURRENCY_AND_COMMAS.sub("", text))
-    return found[-1].rstrip(".") if found else None
 
 
 @STEPS.register("choice_letter")

@@ -13,6 +13,12 @@ class Outcome:
     """The generated text after the filter; None when nothing was generated, or the sample failed."""
     targets: tuple[str, ...] = ()
     """The right answers, any of which will do."""
+    steps: tuple[str, ...] = ()
+    """The right steps on the way to the answer."""
+    step_separator: str = ", "
+    """What stands between the steps of an output."""
+    steps_end: str = "Answer:"
+    """What stands between its steps and its answer."""
     choices: tuple[str, ...] = ()
     """The answers to choose from, without the delimiter in front of them."""
     choice_logprobs: tuple[float, ...] = ()

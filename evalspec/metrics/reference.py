@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import inspect
 
-from evalspec.metrics import calibration, choice, filters, grounding, intervals, likelihood, overlap, retrieval, text
+from evalspec.metrics import (
+    calibration,
+    choice,
+    filters,
+    grounding,
+    intervals,
+    likelihood,
+    overlap,
+    retrieval,
+    steps,
+    text,
+)
 from evalspec.metrics.registry import METRIC_FUNCTIONS, Metric
 from evalspec.spec.needs import METRICS, Evidence
 
@@ -12,12 +23,13 @@ _FAMILIES = (
     ("output", "Generated answers", text),
     ("output", "Answers and passages", grounding),
     ("output", "Generated texts", overlap),
+    ("output", "Written steps", steps),
     ("choices", "Choices", choice),
     ("choices", "Probabilities of choices", calibration),
     ("likelihood", "Likelihood", likelihood),
     ("retrieval", "Retrieval", retrieval),
 )
-_ALSO = {"retrieval": "`retrieval`", "unknown": "`prompt.unknown`"}
+_ALSO = {"retrieval": "`retrieval`", "unknown": "`prompt.unknown`", "steps": "`prompt.steps`"}
 _NEEDS: dict[Evidence, str] = {
     "output": "`decode` and `prompt.target`",
     "choices": "`prompt.choices`",

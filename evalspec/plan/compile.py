@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -21,26 +21,37 @@ from evalspec.plan.forest import Decoding, Forest, Request, build_forest
 from evalspec.plan.measurements import MeasurePlan, measure_plan
 from evalspec.prompting.drafts import Chat, Draft, Source, Templates, draft_task
 from evalspec.prompting.encode import Encoded, encode_pairs, encode_prompts, encode_windows
+from evalspec.prompting.stages import stage_templates
 from evalspec.spec import Cell, LoadedSpec
 from evalspec.spec.base import Block
-from evalspec.spec.blocks import DataBlock, DecodeBlock
+from evalspec.spec.blocks import MAIN, DataBlock, DecodeBlock, TaskBlock
+
+SampleKey = tuple[str, str, int, str]
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One prompt of one cell, with everything that its result is scored by. `requests` are its model's."""
+    """One prompt of one cell, with everything that its result is scored by. `requests` are its model's.
+
+    A later stage's sample has the stage as its `task`. It may have nothing to ask: where its `when` leaves it out
+    (`skipped`), or where its prompt cannot be made (`error` says why).
+    """
 
     cell: Cell
+    task: TaskBlock
     draft: Draft
     repeat: int
     prompt_tokens: int
     truncated_tokens: int
     requests: tuple[Request, ...]
+    stage: str = MAIN
+    skipped: bool = False
+    error: str | None = None
 
     @property
-    def key(self) -> tuple[str, str, int]:
-        """(cell_id, sample_id, repeat): names it within a run."""
-        return (self.cell.cell_id, self.draft.sample_id, self.repeat)
+    def key(self) -> SampleKey:
+        """(cell_id, sample_id, repeat, stage): names it within a run."""
+        return (self.cell.cell_id, self.draft.sample_id, self.repeat, self.stage)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +61,14 @@ class ModelPlan:
     model: Model
     cells: tuple[Cell, ...]
     samples: tuple[Sample, ...]
+    """Those of the tasks themselves; later stages' are made once these are answered (`plan.stages`)."""
+    stages: Mapping[tuple[str, str], Templates] = field(default_factory=dict)
+    """The templates of each (cell_id, stage)."""
+
+    @property
+    def all_samples(self) -> int:
+        """How many samples there are, with those of later stages."""
+        return sum(1 + len(sample.cell.task.stages) for sample in self.samples)
 
     @cached_property
     def forest(self) -> Forest:
@@ -80,8 +99,8 @@ class Plan:
 
     @property
     def samples(self) -> int:
-        """How many samples all models have together."""
-        return sum(len(part.samples) for part in self.models)
+        """How many samples all models have together, with those of later stages."""
+        return sum(part.all_samples for part in self.models)
 
 
 def identity(block: Block) -> str:
@@ -112,6 +131,7 @@ class _Compiler:
         self.loaded, self.root, self.limit, self.progress = loaded, loaded.root, limit, progress
         self.rows: dict[str, Rows] = {}
         self.drafts: dict[tuple[str, str], tuple[list[Draft], Templates]] = {}
+        self.stages: dict[tuple[str, str], dict[str, Templates]] = {}
 
     def load(self, block: DataBlock | None) -> Rows | None:
         if block is None:
@@ -139,6 +159,7 @@ class _Compiler:
             self.drafts[key] = draft_task(
                 cell.task_name, task, source, self.root, cache=cache_folder(), limit=self.limit, chat=chat
             )
+            self.stages[key] = stage_templates(cell.task_name, task, self.drafts[key][0], self.root)
         return self.drafts[key][0]
 
     def _at(self, where: str, block: DataBlock | None) -> Rows | None:
@@ -150,12 +171,15 @@ class _Compiler:
         self.progress(f"model {model.name}: tokens")
         chat = model.tokenizer.chat if cells[0].model.chat else None
         samples: list[Sample] = []
+        stages: dict[tuple[str, str], Templates] = {}
         known: dict[tuple[object, ...], Request] = {}
         for cell in cells:
             drafts = self.drafts_of(cell, chat, model.name)
             with located(f"tasks.{cell.task_name}"):
                 samples += _samples(cell, drafts, model, known)
-        return ModelPlan(model, tuple(cells), tuple(samples))
+            made = self.stages[identity(cell.task), model.name if chat else ""]
+            stages |= {(cell.cell_id, stage): templates for stage, templates in made.items()}
+        return ModelPlan(model, tuple(cells), tuple(samples), stages)
 
     def measure_plans(self) -> tuple[MeasurePlan, ...]:
         measure = self.loaded.spec.measure
@@ -184,9 +208,19 @@ def _samples(
     cell: Cell, drafts: Sequence[Draft], model: Model, known: dict[tuple[object, ...], Request]
 ) -> list[Sample]:
     """The samples of one cell: each draft encoded for this model, once a repeat."""
-    task, tokenizer, longest = cell.task, model.tokenizer, model.max_length
-    decoding = _decoding(task.decode) if task.decode else None
+    task = cell.task
     repeats = task.decode.repeats if task.decode else 1
+    samples = []
+    for draft, parts in zip(drafts, encoded_drafts(task, drafts, model), strict=True):
+        for repeat in range(repeats):
+            samples.append(sample_of(cell, task, draft, parts, draft.draw * repeats + repeat, known))
+    return samples
+
+
+def encoded_drafts(task: TaskBlock, drafts: Sequence[Draft], model: Model) -> list[list[Encoded]]:
+    """What each draft asks of a model: one encoding, or one a choice or window. Raises PromptError."""
+    tokenizer, longest = model.tokenizer, model.max_length
+    decoding = _decoding(task.decode) if task.decode else None
     encoded: list[list[Encoded]]
     if decoding:
         prompts = [draft.prompt for draft in drafts]
@@ -201,7 +235,6 @@ def _samples(
         pairs = [(draft.prompt, task.prompt.delimiter + draft.targets[0]) for draft in drafts]
         encoded = [[e] for e in encode_pairs(tokenizer, pairs, max_length=longest)]
 
-    samples = []
     for draft, parts in zip(drafts, encoded, strict=True):
         cut = sum(part.truncated for part in parts)
         if cut and task.prompt.overflow == "error":
@@ -209,14 +242,28 @@ def _samples(
                 f"the prompt of row {draft.sample_id} is {cut} tokens longer than the {longest} that model "
                 f"{model.name} holds; shorten it, or let `prompt.overflow: truncate` keep its right end"
             )
-        for repeat in range(repeats):
-            requests = []
-            for part in parts:
-                request = Request(part.tokens, part.targets, decoding, repeat)
-                requests.append(known.setdefault(request.key, request))
-            fed = sum(len(part.tokens) for part in parts)
-            samples.append(Sample(cell, draft, draft.draw * repeats + repeat, fed, cut, tuple(requests)))
-    return samples
+    return encoded
+
+
+def sample_of(
+    cell: Cell,
+    task: TaskBlock,
+    draft: Draft,
+    parts: Sequence[Encoded],
+    number: int,
+    known: dict[tuple[object, ...], Request],
+    stage: str = MAIN,
+) -> Sample:
+    """The sample of one draft and repeat. `number` counts draws × repeats; `known` shares equal requests."""
+    decoding = _decoding(task.decode) if task.decode else None
+    # Only what is drawn by chance differs between repeats.
+    repeat = number % task.decode.repeats if task.decode and task.decode.temperature > 0 else 0
+    requests = []
+    for part in parts:
+        request = Request(part.tokens, part.targets, decoding, repeat)
+        requests.append(known.setdefault(request.key, request))
+    fed, cut = sum(len(part.tokens) for part in parts), sum(part.truncated for part in parts)
+    return Sample(cell, task, draft, number, fed, cut, tuple(requests), stage)
 
 
 def _plan_id(
@@ -239,6 +286,8 @@ def _plan_id(
         add("rows", block, compiler.rows[block].content_hash)
     for key in sorted(compiler.drafts):
         add("templates", key[0], compiler.drafts[key][1].texts)
+        for stage, templates in compiler.stages[key].items():
+            add("stage", stage, templates.texts)
     for part in parts:
         model = part.model
         add("model", model.name, identity(model.block), dict(model.config), model.tokenizer.fingerprint)
@@ -247,7 +296,7 @@ def _plan_id(
         for sample in part.samples:
             draft = sample.draft
             add(sample.key, draft.prompt, draft.targets, draft.choices, sorted(draft.gold_choices), draft.shot_ids)
-            add(draft.contexts, draft.continuation)
+            add(draft.contexts, draft.continuation, draft.steps)
             add([hit.passage.id for hit in draft.hits], draft.gold_ids, sample.truncated_tokens)
             for request in sample.requests:
                 digest.update(request.tokens.tobytes() + repr(request.targets).encode())

@@ -18,6 +18,7 @@ from evalspec.models.card import NATIVE_TYPES, Model
 from evalspec.plan.compile import ModelPlan, Plan
 from evalspec.plan.forest import Forest, alone
 from evalspec.plan.measurements import MeasurePlan
+from evalspec.plan.stages import Bound, bounds
 from evalspec.tabular import bytes_text, table
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -152,8 +153,10 @@ def price_of(part: ModelPlan) -> Price:
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:
-    """The plan for machines: the contract's keys."""
+    """The plan for machines: the contract's keys. Models are priced without later stages, which depend on answers:
+    `cells[].stages` has the most that they can come to."""
     counted: dict[str, tuple[int, int]] = {}
+    later = [bound for part in plan.models for bound in bounds(part)]
     for part in plan.models:
         for sample in part.samples:
             samples, requests = counted.get(sample.cell.cell_id, (0, 0))
@@ -169,6 +172,18 @@ def plan_json(plan: Plan) -> dict[str, Any]:
                 "params": dict(cell.params),
                 "samples": counted.get(cell.cell_id, (0, 0))[0],
                 "requests": counted.get(cell.cell_id, (0, 0))[1],
+                "stages": [
+                    {
+                        "stage": bound.stage,
+                        "samples_at_most": bound.samples,
+                        "requests_at_most": bound.requests,
+                        "prompt_tokens_at_most": bound.prompt_tokens,
+                        "longest_at_most": bound.longest,
+                        "new_tokens_at_most": bound.new_tokens,
+                    }
+                    for bound in later
+                    if bound.cell_id == cell.cell_id
+                ],
             }
             for cell in plan.cells
         ],
@@ -297,4 +312,23 @@ def plan_table(plan: Plan) -> str:
     asked = (
         [cells, "", table(columns, rows), *notes] if plan.models else [f"plan {plan.plan_id}: {plan.loaded.spec.name}"]
     )
-    return "\n".join([*asked, *_measured_table(plan)])
+    return "\n".join([*asked, *_stages_table(plan), *_measured_table(plan)])
+
+
+def _stages_table(plan: Plan) -> list[str]:
+    """Later stages: the most that each can come to, over all models; nothing where there is none."""
+    cells = {cell.cell_id: cell for cell in plan.cells}
+    grouped: dict[tuple[str, str, str], list[Bound]] = {}
+    for bound in (bound for part in plan.models for bound in bounds(part)):
+        cell = cells[bound.cell_id]
+        shown = "  ".join(f"{path.rsplit('.', 1)[-1]}={value}" for path, value in cell.params.items())
+        grouped.setdefault((cell.task_name, bound.stage, shown), []).append(bound)
+    if not grouped:
+        return []
+    rows = []
+    for key, found in grouped.items():
+        fed = [bound.prompt_tokens for bound in found]
+        prompt = None if None in fed else sum(tokens or 0 for tokens in fed)
+        rows.append((*key, len(found), found[0].samples, prompt, sum(bound.new_tokens for bound in found)))
+    columns = ("task", "stage", "condition", "models", "samples each", "prompt tokens", "new tokens")
+    return ["", table(columns, rows, "later stages, at most (no number: it depends on what the model writes)")]

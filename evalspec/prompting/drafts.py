@@ -15,6 +15,7 @@ from typing import Any
 from evalspec.data.rows import Row, Rows
 from evalspec.errors import PromptError, located
 from evalspec.prompting.shots import choose_shots, shown_answer, split_pool
+from evalspec.prompting.steps import steps
 from evalspec.prompting.templates import Template, compile_template, constant
 from evalspec.retrieval import Hit, Passage, chunked, retrieve
 from evalspec.spec.blocks import PromptBlock, RetrievalBlock, SameBlock, ShotsBlock, TaskBlock
@@ -41,6 +42,12 @@ class Draft:
     """One prompt a choice, where the choices are contexts; `prompt` is then the first of them."""
     continuation: str = ""
     """What each of them is continued with."""
+    row: Row | None = None
+    """What it was made of: later stages read its columns."""
+    plain: str = ""
+    """The prompt as text where `prompt` is in a chat model's markup; else the same."""
+    steps: tuple[str, ...] = ()
+    """The right steps, where the task names them."""
 
     def pairs(self, delimiter: str) -> list[tuple[str, str]]:
         """(context, continuation) of each choice."""
@@ -70,6 +77,8 @@ class Templates:
     passage: Template | None
     kind: Template | None
     cluster: Template | None
+    steps: Template | None = None
+    when: Template | None = None
 
     @property
     def texts(self) -> list[str]:
@@ -80,7 +89,7 @@ class Templates:
         return found
 
     @classmethod
-    def of(cls, name: str, task: TaskBlock, root: Path) -> Templates:
+    def of(cls, name: str, task: TaskBlock, root: Path, when: str | None = None) -> Templates:
         """Compile all templates of a task; raises PromptError for the first that is missing or malformed."""
 
         def at(key: str, source: str | int | None) -> Template | None:
@@ -119,6 +128,8 @@ class Templates:
             passage=at("retrieval.text", retrieval.text if retrieval else None),
             kind=at("retrieval.distractors.same", same.same if isinstance(same, SameBlock) else None),
             cluster=at("cluster", task.cluster),
+            steps=at("prompt.steps.right", prompt.steps.right if prompt.steps else None),
+            when=at("when", when),
         )
 
 
@@ -135,7 +146,8 @@ class Answer:
     gold: frozenset[int] = frozenset()
 
 
-def _answer(templates: Templates, row: Row, where: str) -> Answer:
+def right_answer(templates: Templates, row: Row, where: str) -> Answer:
+    """The right answer of a row, as `prompt.target` and `prompt.choices` say. Raises PromptError."""
     if templates.target is None:
         return Answer(())
     raw = templates.target.evaluate(row.values, row.id)
@@ -218,7 +230,7 @@ def draft_task(
 
     def answer(place: str, row: Row) -> Answer:
         if (place, row.id) not in answers:
-            answers[place, row.id] = _answer(templates, row, where)
+            answers[place, row.id] = right_answer(templates, row, where)
         return answers[place, row.id]
 
     chosen: list[list[tuple[Row, ...]]] = []
@@ -233,7 +245,7 @@ def draft_task(
                     label=lambda row: (
                         templates.label.render(row.values, row.id) if templates.label else answer(place, row).targets[0]
                     ),
-                    query=lambda row: _shot_query(templates, row, lambda: _answer(templates, row, where)),
+                    query=lambda row: _shot_query(templates, row, lambda: right_answer(templates, row, where)),
                 )
             )
     shown: dict[Key, Row] = {("rows", row.id): row for row in samples}
@@ -247,17 +259,17 @@ def draft_task(
         others = tuple(dict.fromkeys(text for row in pool for text in answer(place, row).targets))
 
     def shot(row: Row, draw: int) -> tuple[str, str]:
-        right, seen = answer(place, row), _seen(task, row, hits.get((place, row.id), ()))
+        right, values = answer(place, row), seen(task, row, hits.get((place, row.id), ()))
         asked = templates.shot_question or templates.question
         with located(f"{where}.prompt.shots"):
             told = shown_answer(shots or ShotsBlock(), draw, row.id, right.targets, right.choices or others)
         if templates.continuation is not None:  # the right context, and what continues it
             question, told = told, templates.continuation.render(row.values, row.id)
         if asked is not None:
-            question = asked.render(seen, row.id)
+            question = asked.render(values, row.id)
         if templates.shot_answer is not None:
             told = templates.shot_answer.render(row.values, row.id)
-        return question, _begun(_prefix(templates, row), told)
+        return question, _begun(_prefix(templates, row.values, row.id), told)
 
     worked: dict[tuple[str, int], tuple[str, str]] = {}
     drafts = []
@@ -270,9 +282,11 @@ def draft_task(
             right, own = answer("rows", row), ("rows", row.id)
             asked = right.choices
             if templates.question is not None:
-                asked = (templates.question.render(_seen(task, row, hits.get(own, ())), row.id),)
+                asked = (templates.question.render(seen(task, row, hits.get(own, ())), row.id),)
             before = [worked[example.id, told] for example in examples]
-            prompts = tuple(_join(task.prompt, templates, row, before, question, chat) for question in asked)
+            parts = [(task.prompt, templates, row.values, row.id, before, question) for question in asked]
+            plain = join(*parts[0], None)
+            prompts = tuple(join(*part, chat) for part in parts)
             drafts.append(
                 Draft(
                     sample_id=row.id,
@@ -287,9 +301,22 @@ def draft_task(
                     cluster=templates.cluster.render(row.values, row.id) if templates.cluster else None,
                     contexts=prompts if templates.continuation else (),
                     continuation=templates.continuation.render(row.values, row.id) if templates.continuation else "",
+                    row=row,
+                    plain=plain,
+                    steps=reference_steps(task, templates, row.values, row.id),
                 )
             )
     return drafts, templates
+
+
+def reference_steps(task: TaskBlock, templates: Templates, values: Mapping[str, Any], row: str) -> tuple[str, ...]:
+    """The right steps of a row: a list as it is, a text split as the model's own steps are."""
+    if templates.steps is None or task.prompt.steps is None:
+        return ()
+    found = templates.steps.evaluate(values, row)
+    if isinstance(found, list | tuple):
+        return tuple(str(item) for item in found)
+    return tuple(steps(str(found), task.prompt.steps.separator, task.prompt.steps.end))
 
 
 def _shot_query(templates: Templates, row: Row, right: Callable[[], Answer]) -> str:
@@ -297,7 +324,7 @@ def _shot_query(templates: Templates, row: Row, right: Callable[[], Answer]) -> 
     return template.render(row.values, row.id) if template else " ".join(right().choices)
 
 
-def _seen(task: TaskBlock, row: Row, hits: Sequence[Hit]) -> dict[str, Any]:
+def seen(task: TaskBlock, row: Row, hits: Sequence[Hit]) -> dict[str, Any]:
     """What a template sees: the row's columns, and with a retrieval block its passages in the prompt's order."""
     if task.retrieval is None:
         return dict(row.values)
@@ -352,9 +379,9 @@ def _passages(
     return dict(zip(shown, found, strict=True)), dict(zip(shown, gold, strict=True)) if gold else {}
 
 
-def _prefix(templates: Templates, row: Row) -> str:
+def _prefix(templates: Templates, values: Mapping[str, Any], row_id: str) -> str:
     """What the answer to a row begins with."""
-    return templates.prefix.render(row.values, row.id) if templates.prefix else ""
+    return templates.prefix.render(values, row_id) if templates.prefix else ""
 
 
 def _begun(prefix: str, told: str) -> str:
@@ -378,17 +405,18 @@ def _rooted(block: RetrievalBlock, root: Path) -> RetrievalBlock:
     return block.model_copy(update=changed) if changed else block
 
 
-def _join(
+def join(
     block: PromptBlock,
     templates: Templates,
-    row: Row,
+    values: Mapping[str, Any],
+    row_id: str,
     worked: Sequence[tuple[str, str]],
     question: str,
     chat: Chat | None,
 ) -> str:
     """Description, shots and question as one text; for a chat model, shots are turns of the conversation."""
-    description = templates.description.render(row.values, row.id)
-    prefix = _prefix(templates, row)
+    description = templates.description.render(values, row_id)
+    prefix = _prefix(templates, values, row_id)
     if chat is None:
         between = block.shots.delimiter if block.shots and block.shots.delimiter is not None else block.delimiter
         shots = "".join(
@@ -398,7 +426,7 @@ def _join(
         begun = _joint(question, prefix, block.delimiter) + prefix if prefix else ""
         return description + shots + question + begun
     messages = []
-    system = (templates.system.render(row.values, row.id) if templates.system else "") or ""
+    system = (templates.system.render(values, row_id) if templates.system else "") or ""
     if system or description:
         messages.append({"role": "system", "content": "\n".join(part for part in (system, description) if part)})
     for asked, told in worked:

@@ -17,6 +17,7 @@ import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from evalspec.errors import PromptError, suggest
+from evalspec.prompting.steps import corrupt_number, first_steps, last_number, steps
 
 
 class NullError(ValueError):
@@ -65,6 +66,7 @@ def _as_list(value: Any) -> Any:
 
 for _environment in (_FILES, _INLINE):
     _environment.filters |= {"regex_replace": _regex_replace, "as_index": _as_index, "as_list": _as_list}
+    _environment.filters |= {f.__name__: f for f in (steps, first_steps, last_number, corrupt_number)}
 _EXPRESSION = re.compile(r"\{\{((?:(?!\{\{|\}\}|\{%).)*)\}\}", re.DOTALL)
 
 

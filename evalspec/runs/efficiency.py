@@ -7,8 +7,9 @@ Shared rows say what a run cost; they compare nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from evalspec.plan.compile import ModelPlan, Sample
+from evalspec.plan.compile import ModelPlan, Sample, forest_of
 from evalspec.plan.forest import Forest, share_by_user
 from evalspec.plan.price import state_bytes
 
@@ -16,19 +17,26 @@ from evalspec.plan.price import state_bytes
 class Meter:
     """Counts for one model while its forest is walked; `rows` gives the table `efficiency` so far.
 
-    `before` holds the cells' rows of an earlier, interrupted part of the same run: counts go on from there.
+    `before` holds the cells' rows of an earlier, interrupted part of the same run: counts go on from there. A later
+    stage has a forest of its own; `counted` is the meter of the stage before it, whose counts it goes on from.
     """
 
     def __init__(
         self,
         part: ModelPlan,
+        samples: Sequence[Sample],
         pending: Sequence[Sample],
         forest: Forest | None,
-        before: Mapping[str, Mapping[str, float]],
+        before: Mapping[str, Mapping[str, Any]],
+        counted: Meter | None = None,
     ) -> None:
-        self.part, self.before = part, before
+        self.part = part
+        self.counted: Mapping[str, Mapping[str, Any]] = (
+            {str(row["cell_id"]): row for row in counted.rows()} if counted else {}
+        )
+        self.before = self.counted or before
         self.cells = [cell.cell_id for cell in part.cells]
-        self.distinct = share_of_cells(part.samples, part.forest)
+        self.distinct = share_of_cells(samples, part.forest if samples is part.samples else forest_of(samples))
         self.pending = share_of_cells(pending, forest) if forest else {}
         self.total = max(1, forest.distinct_tokens if forest else 0)
         self.computed = 0
@@ -36,11 +44,13 @@ class Meter:
         self.output = dict.fromkeys(self.cells, 0)
         # What a cell asks never changes, and rows are wanted at every commit.
         self.prompt, self.requests, self.longest = (dict.fromkeys(self.cells, 0) for _ in range(3))
-        for sample in part.samples:
+        if counted is not None:
+            self.longest = dict(counted.longest)
+        for sample in samples:
             cell = sample.cell.cell_id
             self.prompt[cell] += sample.prompt_tokens
             self.requests[cell] += len(sample.requests)
-            self.longest[cell] = max(self.longest[cell], *(len(request.tokens) for request in sample.requests))
+            self.longest[cell] = max([self.longest[cell], *(len(request.tokens) for request in sample.requests)])
         self.peak: int | None = None
 
     def add(self, computed: int, seconds: float) -> None:
@@ -55,21 +65,21 @@ class Meter:
         all_work = sum(work.values()) or 1.0
         rows: list[dict[str, object]] = []
         for cell in self.cells:
-            earlier = self.before.get(cell, {})
+            earlier, base = self.before.get(cell, {}), self.counted.get(cell, {})
             computed = made[cell] + (earlier.get("computed_tokens") or 0)
             output = self.output[cell] + (earlier.get("output_tokens") or 0)
             seconds = self.seconds * work[cell] / all_work + (earlier.get("seconds") or 0)
             rows.append(
                 {
                     "cell_id": cell,
-                    "prompt_tokens": self.prompt[cell],
-                    "distinct_tokens": self.distinct.get(cell, 0.0),
+                    "prompt_tokens": self.prompt[cell] + (base.get("prompt_tokens") or 0),
+                    "distinct_tokens": self.distinct.get(cell, 0.0) + (base.get("distinct_tokens") or 0),
                     "computed_tokens": computed,
                     "output_tokens": output,
-                    "requests": self.requests[cell],
+                    "requests": self.requests[cell] + (base.get("requests") or 0),
                     "seconds": seconds,
                     "tokens_per_second": (computed + output) / seconds if seconds else None,
-                    "peak_memory_bytes": self.peak,
+                    "peak_memory_bytes": max(filter(None, (self.peak, earlier.get("peak_memory_bytes"))), default=None),
                     "state_bytes": state_bytes(self.part.model, self.longest[cell]),
                 }
             )

@@ -1,14 +1,13 @@
 """The top of the house: compile, ask for results, score them, commit them, report.
 
-    plan ──► for each model: pending samples ──► walk ──► rows ──► store (a segment every few seconds)
-                                                                     └──► aggregates ──► report
+    plan ──► for each model, stage by stage: pending samples ──► walk ──► rows ──► store (a segment every few seconds)
+                                                                                     └──► aggregates ──► report
 
 A run that was cut off goes on where it stopped; a finished one is not run again.
 """
 
 from __future__ import annotations
 
-import itertools
 import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,23 +20,24 @@ import yaml
 import evalspec
 from evalspec.errors import EvalspecError, RunError, StoreError, located
 from evalspec.execute.opening import describe_device, open_backend
-from evalspec.execute.protocols import Result
+from evalspec.execute.protocols import Engine, ForkingBackend, Result
 from evalspec.execute.walk import walk
 from evalspec.metrics.intervals import aggregate
 from evalspec.metrics.outcome import Score
 from evalspec.metrics.registry import METRIC_FUNCTIONS
 from evalspec.models.card import Model
-from evalspec.plan.compile import ModelPlan, Plan, Sample, forest_of
+from evalspec.plan.compile import ModelPlan, Plan, Sample, SampleKey, forest_of
 from evalspec.plan.forest import Forest
 from evalspec.plan.measurements import MeasurePlan
+from evalspec.plan.stages import keys_at, levels, stage_samples
+from evalspec.runs.answered import earlier_stages, votes
 from evalspec.runs.efficiency import Meter
 from evalspec.runs.measuring import run_measurements, speed_verdicts, still_missing, threads_of
 from evalspec.runs.progress import Progress, Quiet
 from evalspec.runs.provenance import git_commit, versions
-from evalspec.runs.scoring import Answer, Row, cache_key, retrieval_rows, sample_row, score_rows, vote_rows
+from evalspec.runs.scoring import Answer, Row, cache_key, retrieval_rows, sample_row, score_rows
 from evalspec.runs.verdicts import verdict_rows
 from evalspec.spec import Cell, LoadedSpec
-from evalspec.spec.extraction import votes_of
 from evalspec.spec.needs import metric_of
 from evalspec.store import RunWriter, Store
 from evalspec.store.scores import read_scores
@@ -45,8 +45,6 @@ from evalspec.store.scores import read_scores
 COMMIT_SECONDS = 2.0
 COMMIT_SAMPLES = 500
 MERGE_COMMITS = 100
-
-Key = tuple[str, str, int]
 
 
 @dataclass(frozen=True)
@@ -149,16 +147,35 @@ class _Work:
 
     def __init__(self, plan: Plan, store: Store, writer: RunWriter, fresh: bool, progress: Progress) -> None:
         self.plan, self.store, self.writer, self.fresh, self.progress = plan, store, writer, fresh, progress
-        self.done = {(key.cell_id, key.sample_id, key.repeat) for key in store.finished(writer.run_id)}
+        self.done = {(key.cell_id, key.sample_id, key.repeat, key.stage) for key in store.finished(writer.run_id)}
         self.before = {str(row["cell_id"]): row for row in store.rows("efficiency", writer.run_id)}
         self.computed = self.cached = self.computed_tokens = self.commits = self.measured = 0
 
     def model(self, part: ModelPlan) -> None:
-        """Everything that is still to be answered by one model."""
-        pending = [sample for sample in part.samples if sample.key not in self.done]
-        if not pending:
+        """Everything that is still to be answered by one model: its tasks, then their stages, level by level."""
+        unfinished = [level for level in range(levels(part)) if not self.done.issuperset(keys_at(part, level))]
+        if not unfinished:
             return
         backend = open_backend(part.model)
+        meter: Meter | None = None
+        for level in range(unfinished[-1] + 1):
+            samples = part.samples
+            if level:
+                samples = stage_samples(part, level, earlier_stages(self.store, self.writer.run_id, part))
+            meter = self._level(part, level, samples, backend, meter)
+
+    def _level(
+        self,
+        part: ModelPlan,
+        level: int,
+        samples: Sequence[Sample],
+        backend: ForkingBackend | Engine,
+        counted: Meter | None,
+    ) -> Meter:
+        """What is still to be answered of one level, in one forest; `counted` is the meter of the level before."""
+        pending = [sample for sample in samples if sample.key not in self.done]
+        nothing = [sample for sample in pending if not sample.requests]
+        pending = [sample for sample in pending if sample.requests]
         # The tokenizer turns the tokens of an answer into its text.
         asked = (part.model.block.kernels, part.model.tokenizer.fingerprint)
         answering = [part.model.weights_hash, *backend.identity, *asked]
@@ -167,13 +184,15 @@ class _Work:
         reused = [sample for sample in pending if keys[sample.key] in known]
         pending = [sample for sample in pending if keys[sample.key] not in known]
         forest = forest_of(pending) if pending else None
-        meter = Meter(part, pending, forest, self.before)
+        meter = Meter(part, samples, pending, forest, self.before, counted)
+        self._commit([(sample, Answer.of_nothing(sample)) for sample in nothing], keys, meter)
         self._commit([(s, Answer.from_row(known[keys[s.key]])) for s in reused], keys, meter)
         self.cached += len(reused)
         if forest is None:
-            return
+            return meter
         new_tokens = sum(request.decoding.max_tokens for request in forest.requests if request.decoding)
-        self.progress.begin(part.model.name, forest.distinct_tokens, len(pending), new_tokens)
+        name = part.model.name + (f", stage {level + 1}" if level else "")
+        self.progress.begin(name, forest.distinct_tokens, len(pending), new_tokens)
         batch: list[tuple[Sample, Answer]] = []
         last = time.perf_counter()
         for sample, answer in _answers(pending, forest, walk(forest, backend), meter, self.progress):
@@ -187,14 +206,15 @@ class _Work:
         self.computed += len(pending)
         self.computed_tokens += meter.computed
         self.progress.end()
+        return meter
 
-    def _commit(self, batch: Sequence[tuple[Sample, Answer]], keys: Mapping[Key, str], meter: Meter) -> None:
+    def _commit(self, batch: Sequence[tuple[Sample, Answer]], keys: Mapping[SampleKey, str], meter: Meter) -> None:
         """Make a batch durable: its samples, scores and passages, and the counts so far."""
         if not batch:
             return
         rows: dict[str, list[Row]] = {"samples": [], "scores": [], "retrievals": [], "efficiency": meter.rows()}
         for sample, answer in batch:
-            rows["samples"].append(sample_row(sample, answer, keys[sample.key]))
+            rows["samples"].append(sample_row(sample, answer, keys.get(sample.key)))
             rows["scores"] += score_rows(sample, answer)
             rows["retrievals"] += retrieval_rows(sample)
         self.writer.commit(rows)
@@ -230,33 +250,6 @@ def _answers(
             if not missing[number]:
                 sample = pending[number]
                 yield sample, Answer.from_results([found[place[request.key]] for request in sample.requests])
-
-
-def votes(store: Store, run_id: str, plan: Plan) -> list[Row]:
-    """The scores of all votes over repeats, from the outputs that the store holds (an earlier part of the run's too).
-
-    A vote is absent where one of the repeats that it takes has no answer.
-    """
-    voting: dict[tuple[str, str, int], list[Sample]] = {}
-    for part in plan.models:
-        for sample in part.samples:
-            if any(votes_of(chain) for chain in sample.cell.task.chains.values()):
-                voting.setdefault((sample.cell.cell_id, sample.draft.sample_id, sample.draft.draw), []).append(sample)
-    if not voting:
-        return []
-    query = """
-        SELECT cell_id, sample_id, repeat, output FROM samples
-        WHERE run_id = ? AND error IS NULL AND output IS NOT NULL AND list_contains(?, cell_id)
-    """
-    cells = list({cell for cell, *_ in voting})
-    with store.connect() as connection:
-        outputs = {tuple(key): text for *key, text in connection.execute(query, [run_id, cells]).fetchall()}
-    rows: list[Row] = []
-    for samples in voting.values():
-        samples.sort(key=lambda sample: sample.repeat)
-        answered = itertools.takewhile(lambda sample: sample.key in outputs, samples)
-        rows += vote_rows(samples, [outputs[sample.key] for sample in answered])
-    return rows
 
 
 def aggregates(store: Store, run_id: str) -> list[Row]:

@@ -18,10 +18,9 @@ from evalspec.metrics.filters import Extraction, extract, vote
 from evalspec.metrics.outcome import Outcome
 from evalspec.metrics.registry import METRIC_FUNCTIONS, Metric, metric_name
 from evalspec.plan.compile import Sample
-from evalspec.spec.blocks import MetricBlock
+from evalspec.spec.blocks import MAIN, MetricBlock, StepsBlock
 from evalspec.spec.extraction import votes_of
 
-STAGE = "main"
 FILTER = "default"
 """Under which metrics stand that do not look at a generated answer."""
 Row = dict[str, object]
@@ -55,6 +54,11 @@ class Answer:
         )
 
     @classmethod
+    def of_nothing(cls, sample: Sample) -> Answer:
+        """The answer to a later stage's sample that asks nothing: left out, or without a prompt."""
+        return cls(finish_reason="skipped") if sample.skipped else cls(error=sample.error)
+
+    @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Answer:
         """From a row of the table `samples` that an earlier run wrote."""
         return cls(
@@ -77,11 +81,15 @@ def cache_key(sample: Sample, answering: Sequence[str]) -> str:
 
 def outcome_of(sample: Sample, answer: Answer) -> Outcome:
     """What the metrics may look at, but for the generated answer, which depends on the filter."""
-    draft, task = sample.draft, sample.cell.task
+    draft, task = sample.draft, sample.task
+    written = task.prompt.steps or StepsBlock(right="")
     sums = tuple(sum(part) for part in answer.logprobs)
     scored = task.kind == "score" and bool(sums)
     return Outcome(
         targets=draft.targets,
+        steps=draft.steps,
+        step_separator=written.separator,
+        steps_end=written.end,
         choices=draft.choices,
         choice_logprobs=sums if task.kind == "choose" else (),
         gold_choices=draft.gold_choices,
@@ -108,7 +116,7 @@ def _before_target(sample: Sample) -> int:
 
 def chosen(sample: Sample, answer: Answer) -> str | None:
     """The output of a sample: what was generated, or the likeliest choice."""
-    if sample.cell.task.kind != "choose":
+    if sample.task.kind != "choose":
         return answer.output
     sums = [sum(part) for part in answer.logprobs]
     if not sums or any(math.isnan(total) for total in sums):
@@ -116,16 +124,16 @@ def chosen(sample: Sample, answer: Answer) -> str | None:
     return sample.draft.choices[sums.index(max(sums))]
 
 
-def sample_row(sample: Sample, answer: Answer, key: str) -> Row:
+def sample_row(sample: Sample, answer: Answer, key: str | None) -> Row:
     """The row of the table `samples`."""
-    draft, kind = sample.draft, sample.cell.task.kind
+    draft, kind = sample.draft, sample.task.kind
     return {
         "cell_id": sample.cell.cell_id,
         "sample_id": draft.sample_id,
         "repeat": sample.repeat,
-        "stage": STAGE,
+        "stage": sample.stage,
         "draw": draft.draw,
-        "prompt": draft.prompt,
+        "prompt": draft.prompt if sample.requests else None,
         "target": " | ".join(draft.targets) if draft.targets else None,
         "output": chosen(sample, answer),
         "choices": list(draft.choices) if kind == "choose" else None,
@@ -147,7 +155,7 @@ def score_rows(sample: Sample, answer: Answer) -> Iterator[Row]:
     answer once a filter. Votes are not among them (`vote_rows`)."""
     if answer.error:
         return
-    task, outcome = sample.cell.task, outcome_of(sample, answer)
+    task, outcome = sample.task, outcome_of(sample, answer)
     for block in task.metrics:
         metric = METRIC_FUNCTIONS.get(block.metric)
         if metric.declaration.evidence != "output":
@@ -158,19 +166,18 @@ def score_rows(sample: Sample, answer: Answer) -> Iterator[Row]:
                 yield from _output_rows(sample, sample.repeat, name, outcome, extract(answer.output, chain))
 
 
-def vote_rows(samples: Sequence[Sample], outputs: Sequence[str]) -> Iterator[Row]:
-    """The scores of the votes over one sample's repeats; `outputs` are theirs, in the order of the repeats."""
-    first = samples[0]
-    for name, chain in first.cell.task.chains.items():
+def vote_rows(sample: Sample, outputs: Sequence[str]) -> Iterator[Row]:
+    """The scores of the votes over one sample's repeats; `sample` is the first, `outputs` are in their order."""
+    for name, chain in sample.task.chains.items():
         verdict = vote(outputs, chain)
         if verdict is not None:
-            yield from _output_rows(first, None, name, outcome_of(first, Answer()), verdict)
+            yield from _output_rows(sample, None, name, outcome_of(sample, Answer()), verdict)
 
 
 def _output_rows(sample: Sample, repeat: int | None, name: str, outcome: Outcome, taken: Extraction) -> Iterator[Row]:
     """The scores of what one filter took."""
     outcome = replace(outcome, output=taken.text)
-    for block in sample.cell.task.metrics:
+    for block in sample.task.metrics:
         metric = METRIC_FUNCTIONS.get(block.metric)
         if metric.declaration.evidence == "output" and (block.filters is None or name in block.filters):
             yield from _score_row(sample, repeat, name, block, metric, outcome, taken)
@@ -191,13 +198,13 @@ def _score_row(
     share = metric.values != "real" and metric.declaration.higher_is_better
     if taken is not None and not taken.found and share:
         score = replace(score, value=0.0)  # a fallback may hold the target by chance
-    retrieval = sample.cell.task.retrieval
+    retrieval = sample.task.retrieval
     yield {
         "cell_id": sample.cell.cell_id,
         "sample_id": sample.draft.sample_id,
         "repeat": repeat,
         "draw": sample.draft.draw,
-        "stage": STAGE,
+        "stage": sample.stage,
         "filter": name,
         "metric": metric_name(block, retrieval.cut if retrieval else None),
         "extracted": taken.text if taken else None,
@@ -210,7 +217,7 @@ def _score_row(
 
 def retrieval_rows(sample: Sample) -> Iterator[Row]:
     """The rows of the table `retrievals`: the passages that the prompt saw. They do not depend on the repeat."""
-    if sample.repeat:
+    if sample.repeat or sample.stage != MAIN:
         return
     for hit in sample.draft.hits:
         yield {

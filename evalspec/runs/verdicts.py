@@ -16,7 +16,7 @@ from evalspec.metrics.registry import METRIC_FUNCTIONS, metric_name
 from evalspec.metrics.significance import holm
 from evalspec.metrics.verdicts import judge
 from evalspec.plan.compile import Plan
-from evalspec.runs.scoring import STAGE
+from evalspec.spec.blocks import MAIN
 from evalspec.spec.hypotheses import Comparison, HypothesisBlock, Point, comparisons
 from evalspec.spec.loading import points
 from evalspec.spec.needs import metric_of
@@ -98,12 +98,12 @@ def _lengths(plan: Plan) -> tuple[Mapping[str, int | None], Mapping[str, int]]:
 
 
 def _scores(found: Mapping[Scored, ScoreColumns], side: Sequence[Point], metric: str, filter_: str) -> Scores:
-    """The scores of some cells; a sample is named by its place among the pairs, and clustered by its cluster or itself."""
+    """The scores of some cells; a sample is named by its pair too, and clustered by its cluster or itself."""
     scores: list[Score] = []
     samples: list[str] = []
     clusters: list[str] = []
     for place, point in enumerate(side):
-        columns = found.get(Scored(point.cell_id, STAGE, filter_, metric))
+        columns = found.get(Scored(point.cell_id, MAIN, filter_, metric))
         if columns is None:
             continue
         scores += map(Score, columns.values, columns.weights, columns.parts)

@@ -20,6 +20,9 @@ from evalspec.spec.extraction import PLAIN, Filters, StepBlock, chain_misfits
 from evalspec.spec.hypotheses import HypothesisBlock
 from evalspec.spec.needs import EVIDENCE_OF_KIND, METRICS, Kind
 
+MAIN = "main"
+"""The stage that a task itself is."""
+
 
 class ModelBlock(Block):
     """A model: where its weights are, what runs it, in which precision."""
@@ -166,6 +169,21 @@ def _shots(value: Any) -> Any:
     return {"n": value} if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+class StepsBlock(Block):
+    """Right steps to compare written ones with. A text is its steps, then `end`, then its answer."""
+
+    right: str
+    """Template of the right steps: one text, or an `{{ expression }}` that yields a list."""
+    separator: str = Field(default=", ", min_length=1)
+    """What stands between steps."""
+    end: str = "Answer:"
+    """What stands between the steps and the answer (where it comes last); without it there is no answer."""
+
+
+def _steps(value: Any) -> Any:
+    return {"right": value} if isinstance(value, str) else value
+
+
 class PromptBlock(Block):
     """How a row becomes a prompt, and what the right answer is."""
 
@@ -189,6 +207,8 @@ class PromptBlock(Block):
     shots: Annotated[ShotsBlock | None, BeforeValidator(_shots)] = None
     """Worked examples: a number, or a block. Where they are named, even as 0, a part of the rows is kept apart as their
     pool, so that every number of shots is evaluated on the same samples."""
+    steps: Annotated[StepsBlock | None, BeforeValidator(_steps)] = None
+    """The right steps on the way to the answer, for the metrics that judge written steps: a template, or a block."""
     description: str = ""
     """Text in front of everything, an instruction for example (a template)."""
     separator: str = "\n\n"
@@ -439,6 +459,25 @@ def _metric(value: Any) -> Any:
 Metric = Annotated[MetricBlock, BeforeValidator(_metric)]
 
 
+class StageBlock(Block):
+    """A further step of a task: every answer of the step before it is asked about once more, under a prompt that may
+    read it. It has no shots and no passages of its own; it sees the task's."""
+
+    when: str | None = None
+    """Template that decides whether this stage is asked: not where it comes to nothing, `false` or 0. A sample that is
+    left out has a row whose `finish_reason` is `skipped`, and no score."""
+    prompt: PromptBlock
+    """How it is asked. Its templates see the row, `passages`, and of each stage before it (`main` is the task itself)
+    `outputs.NAME` (what the model wrote or chose), `extracted.NAME.FILTER` and `prompts.NAME` (what it had read).
+    `target` is the task's unless it is written."""
+    decode: DecodeBlock | None = None
+    """Generate an answer, one to each of the task's repeats."""
+    filters: Filters = Field(default_factory=dict)
+    """How answers are taken from what this stage generated."""
+    metrics: list[Metric] = Field(default_factory=list)
+    """What is measured of this stage's answers."""
+
+
 class TaskBlock(Block):
     """One thing that models are asked to do: rows, a prompt, perhaps passages, and metrics."""
 
@@ -459,6 +498,8 @@ class TaskBlock(Block):
     """What is measured: names, `recall@3`, or blocks."""
     cluster: str | None = None
     """Template of the group a row belongs to (its document, say); intervals are then clustered by it."""
+    stages: dict[Annotated[str, Field(pattern=NAME)], StageBlock] = Field(default_factory=dict)
+    """Further steps, run one after the other once the task itself (the stage `main`) is answered."""
 
     @property
     def kind(self) -> Kind:
@@ -472,8 +513,47 @@ class TaskBlock(Block):
         """The chains under which outputs are scored, by name."""
         return self.filters or PLAIN
 
+    def at(self, stage: str) -> TaskBlock:
+        """A stage as a task of its own: with the task's rows, passages, clusters, number of repeats and, unless it has
+        one, target."""
+        block = self.stages[stage]
+        target = self.prompt.target if block.prompt.target is None else block.prompt.target
+        repeats = {"repeats": self.decode.repeats if self.decode else 1}
+        return TaskBlock.model_construct(
+            data=self.data,
+            prompt=block.prompt.model_copy(update={"target": target}),
+            retrieval=self.retrieval,
+            decode=block.decode and block.decode.model_copy(update=repeats),
+            filters=block.filters,
+            metrics=block.metrics,
+            cluster=self.cluster,
+        )
+
     @model_validator(mode="after")
     def _parts_fit(self) -> TaskBlock:
+        found = self._misfits()
+        for name, stage in self.stages.items():
+            where: tuple[str | int, ...] = ("stages", name)
+            if name == MAIN:
+                found.append((where, f"cannot be called `{MAIN}`: that is the task itself"))
+            if stage.prompt.shots is not None:
+                said = "has no shots of its own: `{{ prompts.main }}` is the task's prompt, with its shots"
+                found.append(((*where, "prompt", "shots"), said))
+            if stage.prompt.contexts is not None:
+                found.append(((*where, "prompt", "contexts"), "are for a task itself; give the stage a `template`"))
+            if stage.decode is not None and stage.decode.repeats > 1:
+                found.append(((*where, "decode", "repeats"), "has one answer to each of the task's `decode.repeats`"))
+            for index, block in enumerate(stage.metrics):
+                if (declared := METRICS.get(block.metric)) and declared.evidence == "retrieval":
+                    said = f"`{block.metric}` is measured once, by the task's own `metrics`"
+                    found.append(((*where, "metrics", index), said))
+            found += [((*where, *inner), said) for inner, said in self.at(name)._misfits()]
+        if found:
+            raise misfits(found)
+        return self
+
+    def _misfits(self) -> list[Misfit]:
+        """What does not fit together in the task itself, its stages apart."""
         found: list[Misfit] = []
         rivals = [name for name in ("choices", "contexts") if getattr(self.prompt, name) is not None]
         if self.decode is not None and rivals:
@@ -505,6 +585,8 @@ class TaskBlock(Block):
                 said = f"`{block.metric}` compares with `prompt.target`, which is missing"
             elif declared.evidence == "retrieval" and self.retrieval is not None and self.retrieval.gold is None:
                 said = f"`{block.metric}` compares with `retrieval.gold`, which is missing"
+            elif "steps" in declared.needs and self.prompt.steps is None:
+                said = f"`{block.metric}` compares with `prompt.steps`, which is missing"
             elif block.filters is not None and declared.evidence != "output":
                 said = f"`{block.metric}` does not look at a generated answer; drop its `filters`"
             elif useless := [name for name in block.options if name not in declared.options]:
@@ -521,9 +603,7 @@ class TaskBlock(Block):
                     near = suggest(name, self.chains) or f" It has {', '.join(f'`{known}`' for known in self.chains)}."
                     said = f"the task has no filter `{name}`.{near}"
                     found.append((("metrics", index, "filters", place), said))
-        if found:
-            raise misfits(found)
-        return self
+        return found
 
 
 Length = Annotated[int, Field(ge=1)]

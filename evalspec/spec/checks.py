@@ -41,11 +41,14 @@ TEMPLATES: tuple[Location, ...] = (
     ("prompt", "shots", "target"),
     ("prompt", "shots", "label"),
     ("prompt", "shots", "query"),
+    ("prompt", "shots", "target"),
+    ("prompt", "steps", "right"),
     ("retrieval", "text"),
     ("retrieval", "query"),
     ("retrieval", "gold"),
     ("retrieval", "distractors", "same"),
     ("cluster",),
+    ("when",),
 )
 # Where a data block names a file; `documents` is an option of the generators that read one.
 FILES: tuple[tuple[str, Location], ...] = (
@@ -62,6 +65,14 @@ def check_task(name: str, task: Node, root: Path, texts: Mapping[str, str]) -> I
     Args: `root` is where relative paths start; `texts` are the spec's files by the name that marks give them.
     """
     where: Location = ("tasks", name)
+    yield from _check_step(task, where, root, texts)
+    stages = task.child("stages")
+    for stage, node in stages.items() if stages is not None else ():
+        yield from _check_step(node, (*where, "stages", stage), root, texts)
+
+
+def _check_step(task: Node, where: Location, root: Path, texts: Mapping[str, str]) -> Iterator[Problem]:
+    """Names, templates and files of a task itself, or of one of its stages."""
     metrics = task.child("metrics")
     for index, item in enumerate(metrics.value if metrics is not None and metrics.is_list else ()):
         location = (*where, "metrics", index)

@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 
 from evalspec.errors import suggest
 from evalspec.spec.base import Block
-from evalspec.spec.blocks import MetricBlock, ShotsBlock, Spec
+from evalspec.spec.blocks import MetricBlock, ShotsBlock, Spec, StepsBlock
 from evalspec.spec.extraction import StepBlock
 from evalspec.spec.tree import Location, Node
 
@@ -110,6 +110,8 @@ def expected(slot: Slot) -> str:
         rest = ["a metric's name", *rest]
     if slot.block is StepBlock:
         rest = ["a step's name", *rest]
+    if slot.block is StepsBlock:
+        rest = ["a template", *rest]
     return one_of([*literals, *rest])
 
 
@@ -148,6 +150,8 @@ def written_out(slot: Slot, node: Node) -> Node:
         found = re.fullmatch(r"(.+?)@([0-9]+)", value)
         parts = {"metric": found[1], "k": int(found[2])} if found else {"metric": value}
         return Node({key: Node(part, node.mark, node.place) for key, part in parts.items()}, node.mark, node.key)
+    if slot.block is StepsBlock and isinstance(value, str):
+        return Node({"right": Node(value, node.mark, node.place)}, node.mark, node.key)
     if slot.block is StepBlock and isinstance(value, str):
         return Node({"step": Node(value, node.mark, node.place)}, node.mark, node.key)
     return node

@@ -22,7 +22,7 @@ class Declaration:
     of a metric block's options mean something to it.
 
     `compares`: an output is held against `prompt.target`. `needs` names what else of a task it looks at: `retrieval`
-    (the passages shown), `unknown` (`prompt.unknown`).
+    (the passages shown), `unknown` (`prompt.unknown`), `steps` (`prompt.steps`).
     """
 
     name: str
@@ -32,7 +32,7 @@ class Declaration:
     says: str = ""
     options: tuple[str, ...] = ()
     compares: bool = True
-    needs: tuple[Literal["retrieval", "unknown"], ...] = ()
+    needs: tuple[Literal["retrieval", "unknown", "steps"], ...] = ()
 
 
 _COMPARING = ("literal", "ignore_case", "ignore_punctuation", "ignore_numbers", "regexes_to_ignore")
@@ -56,6 +56,17 @@ METRICS: dict[str, Declaration] = {
         Declaration("bleu", "output", says="BLEU of all outputs together, 0 to 100 (sacrebleu)"),
         Declaration("chrf", "output", says="chrF of all outputs together, 0 to 100 (sacrebleu)"),
         Declaration("ter", "output", higher_is_better=False, says="translation edit rate of all outputs, in percent"),
+        Declaration(
+            "steps_correct", "output", needs=("steps",), says="share of the right steps that stand in their places"
+        ),
+        Declaration("first_wrong_step", "output", needs=("steps",), says="place of the first wrong or missing step"),
+        Declaration(
+            "right_answer_wrong_steps",
+            "output",
+            higher_is_better=False,
+            needs=("steps",),
+            says="the answer is right although a step is not",
+        ),
         Declaration("accuracy", "choices", says="the likeliest choice is the target"),
         Declaration("accuracy_norm", "choices", says="the likeliest choice per character is the target"),
         Declaration("accuracy_bytes", "choices", says="the likeliest choice per UTF-8 byte is the target"),

@@ -27,6 +27,8 @@ from evalspec.spec.blocks import (
     SameBlock,
     ShotsBlock,
     Spec,
+    StageBlock,
+    StepsBlock,
     TaskBlock,
 )
 from evalspec.spec.extraction import StepBlock
@@ -46,11 +48,13 @@ BLOCKS: tuple[tuple[str, type[Block]], ...] = (
     ("tasks.NAME.data", DataBlock),
     ("tasks.NAME.prompt", PromptBlock),
     ("tasks.NAME.prompt.shots", ShotsBlock),
+    ("tasks.NAME.prompt.steps", StepsBlock),
     ("tasks.NAME.retrieval", RetrievalBlock),
     ("tasks.NAME.retrieval.chunk", ChunkBlock),
     ("tasks.NAME.retrieval.rerank", RerankBlock),
     ("tasks.NAME.retrieval.distractors", SameBlock),
     ("tasks.NAME.decode", DecodeBlock),
+    ("tasks.NAME.stages.NAME", StageBlock),
     ("tasks.NAME.filters.NAME[…]", StepBlock),
     ("tasks.NAME.metrics[…]", MetricBlock),
     ("measure", MeasureBlock),
@@ -61,7 +65,7 @@ EVIDENCE = {
     "likelihood": "neither `decode` nor `choices`",
     "retrieval": "`retrieval` with `gold`",
 }
-ALSO = {"retrieval": "`retrieval`", "unknown": "`prompt.unknown`"}
+ALSO = {"retrieval": "`retrieval`", "unknown": "`prompt.unknown`", "steps": "`prompt.steps`"}
 
 
 def updated(document: str) -> str:

@@ -34,12 +34,13 @@ def schema(*, plugins: bool = True) -> Json:
     _names(made)
     task, prompt = blocks["TaskBlock"]["properties"], blocks["PromptBlock"]["properties"]
     prompt["shots"]["anyOf"].insert(0, {"type": "integer", "minimum": 0, "description": "How many."})
-    task["metrics"]["items"] = {"anyOf": [*_metric_names(plugins), {"$ref": "#/$defs/MetricBlock"}]}
+    steps = {"items": {"anyOf": [*_choices(STEPS, "step", plugins), {"$ref": "#/$defs/StepBlock"}]}}
+    for asked in (task, blocks["StageBlock"]["properties"]):
+        asked["metrics"]["items"] = {"anyOf": [*_metric_names(plugins), {"$ref": "#/$defs/MetricBlock"}]}
+        chains = asked["filters"]["patternProperties"]
+        asked["filters"]["patternProperties"] = {name: {**chain, **steps} for name, chain in chains.items()}
+    prompt["steps"]["anyOf"].insert(0, {"type": "string", "description": "Template of the right steps."})
     blocks["MetricBlock"]["properties"]["metric"]["anyOf"] = _choices(_metrics(), "metric", plugins)
-    task["filters"]["patternProperties"] = {
-        name: {**chain, "items": {"anyOf": [*_choices(STEPS, "step", plugins), {"$ref": "#/$defs/StepBlock"}]}}
-        for name, chain in task["filters"]["patternProperties"].items()
-    }
     blocks["StepBlock"]["properties"]["step"]["anyOf"] = [*_choices(STEPS, "step", plugins), {"type": "null"}]
     retrieval = blocks["RetrievalBlock"]["properties"]
     retrieval["retriever"]["anyOf"] = _choices(RETRIEVERS, "retriever", plugins)
