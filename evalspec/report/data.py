@@ -20,6 +20,7 @@ from evalspec.report.claims import QUERY as CLAIMS
 from evalspec.report.claims import Claim, claims_of
 from evalspec.report.conditions import condition_of
 from evalspec.report.results import PLAIN_FILTERS, Cell, Cost, Estimate, GoldPlace, GoldUse, MainMetric, Results, Run
+from evalspec.spec.blocks import MAIN
 from evalspec.spec.needs import METRICS, metric_of
 from evalspec.spec.params import short_names
 
@@ -78,6 +79,7 @@ def read_results(connection: duckdb.DuckDBPyConnection, run_id: str) -> Results:
             cell_id=row["cell_id"],
             metric=row["metric"],
             filter=row["filter"],
+            stage=row["stage"] or MAIN,
             value=row["value"],
             stderr=_finite(row["stderr"]),
             low=_finite(row["ci_low"]),
@@ -202,13 +204,16 @@ def read_claims(connection: duckdb.DuckDBPyConnection, run: Run) -> list[Claim]:
 def _main_metrics(
     spec: Mapping[str, Any], cells: Sequence[Cell], estimates: Sequence[Estimate]
 ) -> dict[str, MainMetric]:
-    """Each task's first metric in the spec that judges answers; without a readable spec, the first one declared."""
+    """Each task's first metric in the spec that judges answers, under the first of its filters.
+
+    Without a readable spec it is the first one declared. Later stages have none.
+    """
     declared = list(METRICS)
     blocks = spec.get("tasks") or {}
     chosen: dict[str, MainMetric] = {}
     for task in dict.fromkeys(cell.task for cell in cells):
         ids = {cell.cell_id for cell in cells if cell.task == task}
-        of_task = [e for e in estimates if e.cell_id in ids and not is_retrieval(e.metric)]
+        of_task = [e for e in estimates if e.cell_id in ids and e.stage == MAIN and not is_retrieval(e.metric)]
         if not of_task:
             continue
         block = blocks.get(task) or {}
@@ -216,7 +221,16 @@ def _main_metrics(
             block = blocks[block["extends"]]
         written = [m if isinstance(m, str) else m.get("metric", "") for m in block.get("metrics") or ()]
         order = {name: at for at, name in reversed(list(enumerate([*written, *declared])))}
-        best = min(of_task, key=lambda e: (order.get(e.metric, len(order)), e.metric, e.filter not in PLAIN_FILTERS))
+        chains = {chain: at for at, chain in enumerate(block.get("filters") or ())}
+        best = min(
+            of_task,
+            key=lambda e: (
+                order.get(e.metric, len(order)),
+                e.metric,
+                chains.get(e.filter, -1 if e.filter in PLAIN_FILTERS else len(chains)),
+                e.filter or "",
+            ),
+        )
         values = [e.value for e in of_task if e.metric == best.metric]
         declaration = METRICS.get(best.metric.partition("@")[0])
         bounded = all(0 <= value <= 1 for value in values)

@@ -45,6 +45,7 @@ from evalspec.report.data import (
 from evalspec.report.marks import COLOURS, interval, style, written
 from evalspec.report.results import PLAIN_FILTERS, Results, Run
 from evalspec.report.samples import FAILED_BELOW, samples_of
+from evalspec.spec.blocks import MAIN
 
 if TYPE_CHECKING:
     import duckdb
@@ -87,6 +88,7 @@ def render(connection: duckdb.DuckDBPyConnection, run_id: str, folder: Path) -> 
         failed_below=FAILED_BELOW,
         plain_filters=PLAIN_FILTERS,
         filtered=any(estimate.filter not in PLAIN_FILTERS for estimate in results.estimates),
+        staged=any(estimate.stage != MAIN for estimate in results.estimates),
         chart_style=style(),
         charts={figure.name: {"spec": figure.vega_lite, "panels": figure.panels} for figure in figures + alone + costs},
         weights=dict(read_weights(connection, run_id)),
@@ -111,8 +113,8 @@ def queries(results: Results) -> list[tuple[str, str]]:
     """What gives the page's numbers again: (what, a query for `evalspec sql`)."""
     run = results.run.run_id.replace("'", "''")
     aggregates = (
-        "SELECT model, task, params, metric, value, ci_low, ci_high, n FROM metrics JOIN cells USING (run_id, cell_id) "
-        f"WHERE run_id = '{run}' ORDER BY ALL"
+        "SELECT model, task, params, stage, filter, metric, value, ci_low, ci_high, n "
+        f"FROM metrics JOIN cells USING (run_id, cell_id) WHERE run_id = '{run}' ORDER BY ALL"
     )
     costs = (
         "SELECT model, sum(prompt_tokens), sum(distinct_tokens), sum(computed_tokens), sum(seconds), max(state_bytes) "
@@ -166,7 +168,9 @@ def _estimates(results: Results) -> list[tuple[Any, ...]]:
     """Rows of the table of all metrics: names, then numbers to sort by."""
     cells = {cell.cell_id: cell for cell in results.cells}
     place = {cell.cell_id: at for at, cell in enumerate(results.cells)}
-    found = sorted(results.estimates, key=lambda e: (place.get(e.cell_id, 0), e.metric, e.filter or ""))
+    found = sorted(
+        results.estimates, key=lambda e: (place.get(e.cell_id, 0), e.stage != MAIN, e.stage, e.metric, e.filter or "")
+    )
     return [(cells[e.cell_id], e) for e in found if e.cell_id in cells]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from evalspec.report.alone import Alone
 from evalspec.report.conditions import Condition
+from evalspec.spec.blocks import MAIN
 
 PLAIN_FILTERS = (None, "", "none", "default")
 """Filters that take the whole output; a reader need not be told of them."""
@@ -64,6 +65,7 @@ class Estimate:
     low: float | None
     high: float | None
     n: int
+    stage: str = MAIN
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,8 @@ class MainMetric:
     @property
     def words(self) -> str:
         """The name as a reader says it."""
-        return self.name.replace("_", " ")
+        said = self.name.replace("_", " ")
+        return said if self.filter in PLAIN_FILTERS else f"{said} ({self.filter})"
 
 
 @dataclass(frozen=True)
@@ -153,7 +156,11 @@ class Results:
         main = self.main.get(task)
         if main is None:
             return {}
-        found = {e.cell_id: e for e in self.estimates if e.metric == main.name and e.filter == main.filter}
+        found = {
+            e.cell_id: e
+            for e in self.estimates
+            if e.metric == main.name and e.filter == main.filter and e.stage == MAIN
+        }
         return {
             (cell.model, cell.condition): found[cell.cell_id]
             for cell in self.cells

@@ -107,8 +107,13 @@ def _payload(connection: duckdb.DuckDBPyConnection, results: Results, chosen: li
             short = [[known.setdefault((p, text), len(known)), *rest] for p, text, *rest in found]
             listed = lists.setdefault(json.dumps(short), len(lists))
         judged = [
-            [kinds.setdefault((metric, name), len(kinds)), value, *([] if said in (None, row["output"]) else [said])]
-            for metric, name, value, said in scores.get(_key(row), ())
+            [
+                kinds.setdefault((metric, name), len(kinds)),
+                value,
+                *([said, 1] if taken is False else [] if said in (None, row["output"]) else [said]),
+            ]
+            # A vote over repeats belongs to each of them.
+            for metric, name, value, said, taken in [*scores.get(_key(row), ()), *scores.get(_key(row, vote=True), ())]
         ]
         sample = {
             "cell": cells[row["cell_id"]],
@@ -158,11 +163,11 @@ def shared_starts(texts: list[str]) -> list[tuple[int, str]]:
 def _scores(
     connection: duckdb.DuckDBPyConnection, run_id: str, chosen: list[dict[str, Any]]
 ) -> dict[tuple[Any, ...], list[list[Any]]]:
-    """Sample → [metric, filter, value, extracted]; retrieval metrics last."""
+    """Sample → [metric, filter, value, extracted, whether it was found]; retrieval metrics last."""
     query = f"SELECT scores.* FROM scores JOIN {WANTED} USING (cell_id, sample_id) WHERE run_id = $run ORDER BY ALL"
     found: dict[tuple[Any, ...], list[list[Any]]] = {}
     for row in rows(connection, query, run=run_id, **_wanted(chosen)):
-        score = [row["metric"], row["filter"], _rounded(row["value"]), row["extracted"]]
+        score = [row["metric"], row["filter"], _rounded(row["value"]), row["extracted"], row["found"]]
         found.setdefault(_key(row), []).append(score)
     for scores in found.values():
         scores.sort(key=lambda score: is_retrieval(score[0]))
@@ -186,8 +191,8 @@ def _wanted(chosen: list[dict[str, Any]]) -> dict[str, list[str]]:
     return {"cells": [row["cell_id"] for row in chosen], "samples": [row["sample_id"] for row in chosen]}
 
 
-def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return row["cell_id"], row["sample_id"], row["draw"], row["repeat"], row["stage"]
+def _key(row: Mapping[str, Any], *, vote: bool = False) -> tuple[Any, ...]:
+    return row["cell_id"], row["sample_id"], row["draw"], None if vote else row["repeat"], row["stage"]
 
 
 def _rounded(value: float | None) -> float | str | None:

@@ -49,10 +49,11 @@
     const [model, task, condition] = data.cells[sample.cell];
     const tail = [sample.repeat, sample.draw].filter(part => part !== undefined);
     const key = [model, task, condition, sample.id, sample.stage ?? '', ...tail].join('|');
-    const scores = sample.scores?.map(([metric, value, extracted]) => [...data.metrics[metric], value, extracted ?? sample.output]);
+    const scores = sample.scores?.map(([metric, value, extracted, lost]) => [...data.metrics[metric], value, extracted ?? sample.output, lost]);
+    const stage = sample.stage ?? 'main', lost = scores?.some(score => score[4]);
     const passages = sample.passages === undefined ? null
       : data.retrieved[sample.passages].map(([passage, rank, score, relevant]) => ({ id: data.passages[passage][0], text: data.passages[passage][1], rank, score, relevant }));
-    return { ...sample, at, model, task, condition, key, scores, passages };
+    return { ...sample, at, model, task, condition, stage, lost, key, scores, passages };
   });
   const byKey = new Map(samples.map(sample => [sample.key, sample]));
   const controls = document.getElementById('controls').elements;
@@ -70,18 +71,20 @@
   const mark = sample => make('span', { textContent: verdict(sample)[0], className: verdict(sample)[1] });
   const lastLine = prompt => prompt.trimEnd().split('\n').filter(line => line.trim()).slice(-2).join(' ');
 
-  for (const name of ['model', 'task', 'condition']) {
+  for (const name of ['model', 'task', 'condition', 'stage']) {
     const values = [...new Set(samples.map(sample => sample[name]))];
     controls[name].append(make('option', { value: '', textContent: 'all' }), ...values.map(value => make('option', { value, textContent: value })));
     if (values.length < 2) controls[name].parentElement.hidden = true;
   }
+  controls.lost.parentElement.hidden = !samples.some(sample => sample.lost);
 
   const filter = () => {
-    const { model, task, condition, failures } = controls;
+    const { model, task, condition, stage, failures, lost } = controls;
     const wanted = controls.text.value.toLowerCase();
     matching = samples.filter(sample =>
       (!model.value || sample.model === model.value) && (!task.value || sample.task === task.value) &&
       (!condition.value || sample.condition === condition.value) && (!failures.checked || sample.failed) &&
+      (!stage.value || sample.stage === stage.value) && (!lost.checked || sample.lost) &&
       (!wanted || [sample.id, text(sample.output), text(sample.target), text(sample.error), prompts[sample.prompt]].some(part => part.toLowerCase().includes(wanted))));
     document.getElementById('matching').value = `${matching.length.toLocaleString('en')} of ${samples.length.toLocaleString('en')}`;
     page = 0;
@@ -93,7 +96,7 @@
     list.replaceChildren(...matching.slice(page * perPage, (page + 1) * perPage).map(sample => {
       const item = make('li', {}, mark(sample), make('div', { className: 'what' },
         make('div', { className: 'what', textContent: lastLine(prompts[sample.prompt]) }),
-        make('div', { className: 'where', textContent: `${sample.model} · ${sample.condition} · ${text(sample.output).trim() || (sample.error ? 'error' : '')}` })));
+        make('div', { className: 'where', textContent: `${sample.model} · ${sample.condition} · ${sample.stage !== 'main' ? sample.stage + ' · ' : ''}${text(sample.output).trim() || (sample.error ? 'error' : '')}` })));
       if (sample === current) item.setAttribute('aria-current', 'true');
       item.addEventListener('click', () => show(sample));
       return item;
@@ -140,8 +143,8 @@
   const scores = sample => {
     const taken = sample.scores.some(score => score[3] !== undefined && text(score[3]).trim() !== text(sample.output).trim());
     const named = (metric, filter) => filter && !['none', 'default'].includes(filter) ? `${metric} (${filter})` : metric;
-    return table(['metric', 'value', ...(taken ? ['extracted'] : [])], sample.scores.map(([metric, filter, value, extracted]) => ({
-      cells: [named(metric, filter), value, ...(taken ? [extracted] : [])] })));
+    return table(['metric', 'value', ...(taken ? ['extracted'] : [])], sample.scores.map(([metric, filter, value, extracted, lost]) => ({
+      cells: [named(metric, filter), value, ...(taken ? [lost ? `${text(extracted)} (no answer found)` : extracted] : [])] })));
   };
   const choices = sample => {
     const sums = (sample.logprobs ?? []).map(value => [value].flat(2).reduce((sum, part) => sum + Number(part), 0));
@@ -174,7 +177,7 @@
     const sample = current;
     const facts = [sample.tokens !== undefined ? `${sample.tokens} prompt tokens` : null, sample.truncated ? `${sample.truncated} truncated at the left` : null,
       sample.finish ? `ended by ${sample.finish}` : null, sample.repeat !== undefined ? `repeat ${sample.repeat}` : null, sample.draw !== undefined ? `draw ${sample.draw}` : null,
-      sample.stage && sample.stage !== 'main' ? `stage ${sample.stage}` : null, sample.cached ? 'reused' : null, sample.shots ? `shots ${[].concat(sample.shots).join(', ')}` : null];
+      sample.stage !== 'main' ? `stage ${sample.stage}` : null, sample.cached ? 'reused' : null, sample.shots ? `shots ${[].concat(sample.shots).join(', ')}` : null];
     detail.replaceChildren(
       make('h3', {}, mark(sample), ` ${sample.model} · ${sample.condition} · `, make('a', { textContent: sample.id, href: `#sample=${encodeURIComponent(sample.key)}`, title: 'link to this sample' })),
       make('div', { className: 'note', textContent: facts.filter(Boolean).join(' · ') }),
