@@ -6,7 +6,6 @@ name before an hour was spent on the stage before it, and how often an answer co
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +14,9 @@ from typing import Any
 from evalspec.data.rows import Row
 from evalspec.errors import PromptError
 from evalspec.prompting.drafts import Chat, Draft, Templates, join, reference_steps, right_answer, seen
+from evalspec.prompting.steps import MARK
 from evalspec.spec.blocks import MAIN, TaskBlock
 
-_MARK = re.compile("\ue000([^\ue001]*)\ue001")
 _UNKNOWABLE = ("has no element", "cannot be rendered", "cannot be evaluated", "nor an index of one", "is an empty list")
 
 
@@ -121,4 +120,4 @@ def drafts_with_marks(
 
 def unmarked(text: str) -> tuple[str, list[str]]:
     """A text without its marks, and the stages that they stood for, one for each time."""
-    return _MARK.sub("", text), _MARK.findall(text)
+    return MARK.sub("", text), MARK.findall(text)

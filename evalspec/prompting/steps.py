@@ -5,13 +5,17 @@
     {{ "2 - 4 = 8" | corrupt_number(id) }}       2 - 4 = 5, the same for the same id each time
     {{ outputs.main | last_number }}             9
 
-They are pure functions of what they are given, so that a plan stays what it is.
+They are pure functions of what they are given, so that a plan stays what it is. A text that is not known yet stands in
+a plan as a mark (`MARK`, see `prompting.stages`), which they pass on whole: all of the text might be left.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+
+MARK = re.compile("\ue000([^\ue001]*)\ue001")
+"""Stands for what a stage of this name will answer."""
 
 _CURRENCY_AND_COMMAS = re.compile(r"[,$€£¥]")
 _NUMBER = re.compile(r"-?\d+\.?\d*")
@@ -31,6 +35,8 @@ def steps(text: str, separator: str = ", ", end: str = "Answer:") -> list[str]:
 
 def first_steps(text: str, n: float, separator: str = ", ", end: str = "Answer:") -> str:
     """The first `n` of a text's steps, joined again; a fraction below 1 is that share of them, rounded down."""
+    if MARK.search(text):
+        return text
     found = steps(text, separator, end)
     kept = int(n * len(found)) if isinstance(n, float) and n < 1 else int(n)
     return separator.join(found[: max(0, kept)])
@@ -42,6 +48,8 @@ def last_number(text: str) -> str | None:
     Commas and the signs $, €, £ and ¥ are removed, the last match of `-?\\d+\\.?\\d*` is taken, a full stop at its end
     dropped.
     """
+    if MARK.search(text):
+        return text
     found = _NUMBER.findall(_CURRENCY_AND_COMMAS.sub("", text))
     return found[-1].rstrip(".") if found else None
 
@@ -52,7 +60,7 @@ def corrupt_number(text: str, seed: object) -> str:
     A longer number does not begin with 0. A text without a digit stays as it is.
     """
     matches = list(_DIGITS.finditer(text))
-    if not matches:
+    if not matches or MARK.search(text):
         return text
     start, stop = matches[-1].span()
     right = int(text[start:stop])

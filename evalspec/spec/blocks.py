@@ -537,14 +537,16 @@ class TaskBlock(Block):
             if name == MAIN:
                 found.append((where, f"cannot be called `{MAIN}`: that is the task itself"))
             if stage.prompt.shots is not None:
-                said = "has no shots of its own: `{{ prompts.main }}` is the task's prompt, with its shots"
+                said = "are not for a stage: `{{ prompts.main }}` is the task's prompt, with its shots"
                 found.append(((*where, "prompt", "shots"), said))
             if stage.prompt.contexts is not None:
                 found.append(((*where, "prompt", "contexts"), "are for a task itself; give the stage a `template`"))
             if stage.decode is not None and stage.decode.repeats > 1:
-                found.append(((*where, "decode", "repeats"), "has one answer to each of the task's `decode.repeats`"))
+                found.append(
+                    ((*where, "decode", "repeats"), "is the task's to say: a stage answers each of its repeats once")
+                )
             for index, block in enumerate(stage.metrics):
-                if (declared := METRICS.get(block.metric)) and declared.evidence == "retrieval":
+                if (declared := METRICS.get(block.metric)) and declared.evidence == "retrieval" and self.retrieval:
                     said = f"`{block.metric}` is measured once, by the task's own `metrics`"
                     found.append(((*where, "metrics", index), said))
             found += [((*where, *inner), said) for inner, said in self.at(name)._misfits()]
