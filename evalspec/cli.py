@@ -131,6 +131,24 @@ def parser() -> argparse.ArgumentParser:
     store_options(sub)
     sub.add_argument("--json", action="store_true", help="for machines")
 
+    sub = verb("compare", _compare, "paired tests between the models of a run, or between two runs")
+    sub.add_argument(
+        "run", metavar="RUN_A", nargs="?", help="run id, its beginning, or a spec's name (default: newest)"
+    )
+    sub.add_argument("other", metavar="RUN_B", nargs="?", help="another run: the same cells of both are compared")
+    sub.add_argument("--metric", action="append", default=[], help="a metric as stored (default: each task's first)")
+    sub.add_argument("--task", action="append", default=[], help="only this task")
+    sub.add_argument("--filter", help="only scores under this filter")
+    sub.add_argument("--model", metavar="A=B", action="append", default=[], help="compare model A with B (of RUN_B)")
+    sub.add_argument(
+        "--architecture", metavar="NAME=PATTERN", action="append", default=[],
+        help="models called like PATTERN are training seeds of one architecture (mamba=mamba-s*); give two or more",
+    )  # fmt: skip
+    store_options(sub)
+    sub.add_argument("--reports", type=Path, metavar="DIR", help="where the page goes (default: beside the store)")
+    sub.add_argument("--html", action="store_true", help="write a page with a forest plot")
+    sub.add_argument("--json", action="store_true", help="for machines")
+
     verb("schema", _schema, "print the JSON Schema of spec files")
     verb("doctor", _doctor, "what device, backends and extras are here, and how to get what is missing")
     return top
@@ -308,6 +326,37 @@ def _show(options: argparse.Namespace) -> int:
     print(json.dumps(run_json(store, options.run), indent=1) if options.json else run_table(store, options.run))
     _tell(store)
     return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from evalspec.runs.compare import compare, comparison_json
+
+    store = _store(options.store)
+    found = compare(
+        store,
+        options.run,
+        options.other,
+        metrics=options.metric,
+        tasks=options.task,
+        filter=options.filter,
+        models=[_pair(text, "--model", "A=B") for text in options.model],
+        architectures=dict(_pair(text, "--architecture", "NAME=PATTERN") for text in options.architecture),
+        page=(options.reports or options.store.parent) if options.html else None,
+    )
+    print(json.dumps(comparison_json(found), indent=1) if options.json else found.text)
+    if found.page and not options.json:
+        print(f"page: {found.page}")
+    for said in found.problems:
+        print(said, file=sys.stderr)
+    _tell(store)
+    return 0
+
+
+def _pair(text: str, option: str, shape: str) -> tuple[str, str]:
+    first, sign, second = text.partition("=")
+    if not (first and sign and second):
+        raise EvalspecError(f"{option} {text}: write it as {shape}")
+    return first, second
 
 
 def _schema(options: argparse.Namespace) -> int:

@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -65,7 +66,7 @@ class Hierarchical:
 
 
 def compare_architectures(
-    a: Sequence[Level], b: Sequence[Level], clusters: Mapping[Hashable, Hashable] | None = None
+    a: Sequence[Level], b: Sequence[Level], clusters: Mapping[Any, Hashable] | None = None
 ) -> Hierarchical:
     """Compare two architectures. Several scores at one place (repeats) are averaged first; `clusters` names, for a
     sample, the group it is drawn with.

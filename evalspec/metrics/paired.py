@@ -37,7 +37,7 @@ from evalspec.metrics.resampling import (
 from evalspec.metrics.significance import mcnemar, permutation
 from evalspec.metrics.totals import numbered, summed, terms, value_of
 
-Method = Literal["McNemar", "permutation", "Student"]
+Method = Literal["McNemar", "permutation", "Student", "hierarchical"]
 Effect = Literal["h", "d"]
 
 NORMAL_QUANTILE = 1.959963984540054
@@ -199,8 +199,8 @@ def _interval(metric: Metric, a: Floats, b: Floats, difference: float, stderr: f
 
 
 def _ahead(a: Floats, b: Floats) -> tuple[int, int]:
-    tolerance = 1e-12 * np.maximum(np.abs(a), np.abs(b))  # equal means of other repeats differ by rounding
-    return int((a > b + tolerance).sum()), int((b > a + tolerance).sum())
+    same = np.isclose(a, b, rtol=1e-12, atol=0)  # equal means of other repeats differ by rounding
+    return int((a > b)[~same].sum()), int((b > a)[~same].sum())
 
 
 def _student(difference: float, stderr: float, m: int) -> float:

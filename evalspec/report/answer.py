@@ -1,15 +1,17 @@
 """The answer at the top of the page: sentences and a table of models × conditions, computed from the main metric.
 
-A comparison is worded by intervals only: where two 95% intervals overlap the text says that the run does not
-separate the models. (Overlap is the cautious reading; `evalspec compare` has the paired tests.)
+Who is better is worded by the paired comparisons that `evalspec compare` prints: on the same samples, corrected by Holm
+over all pairs and conditions of the task. What they leave undecided is said to be undecided, and why.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
+from evalspec.metrics.verdicts import Reason
+from evalspec.report.comparisons import Comparison
 from evalspec.report.conditions import Condition
 from evalspec.report.marks import interval, sizes, written
 from evalspec.report.results import Estimate, MainMetric, Results
@@ -19,7 +21,7 @@ Found = Mapping[tuple[str, Condition], Estimate]
 
 @dataclass(frozen=True)
 class AnswerCell:
-    """One value of the table; `best` when it is better than every other model's by intervals that do not overlap."""
+    """One value of the table; `best` when the paired comparisons find it better than every other model's."""
 
     value: str
     interval: str
@@ -49,12 +51,14 @@ class Answer:
 
     @property
     def separated(self) -> bool:
-        """Whether any model stands apart from all others somewhere."""
+        """Whether any model is better than all others somewhere."""
         return any(cell.best for row in self.rows for cell in row.cells if cell)
 
 
-def answer_of(results: Results, task: str) -> Answer | None:
-    """The answer to a task, None where no cell has its main metric yet."""
+def answer_of(results: Results, task: str, comparisons: Sequence[Comparison] = ()) -> Answer | None:
+    """The answer to a task, None where no cell has its main metric yet. `comparisons` are those of the run's main
+    metrics; without them nothing is said of who is better."""
+    compared = [c for c in comparisons if c.family.task == task]
     found, main = results.main_of(task), results.main.get(task)
     if main is None or not found:
         return None
@@ -64,25 +68,18 @@ def answer_of(results: Results, task: str) -> Answer | None:
         sentences = _retrieval_sentences(found, main, models, conditions)
     else:
         sentences = _plain_sentences(found, main, models, conditions)
-    if len(models) > 1 and len(conditions) > 1:
-        sentences.append(_separation(found, main, models, conditions))
+    if compared:
+        sentences.append(_separation(compared))
     groups = [c.params[0] if len(c.params) > 1 else None for c in conditions]
     rows = tuple(
         AnswerRow(
             condition.label,
-            tuple(_cell(found, main, models, model, condition) for model in models),
+            tuple(_cell(found.get((model, condition)), main, compared) for model in models),
             at > 0 and groups[at] != groups[at - 1],
         )
         for at, condition in enumerate(conditions)
     )
     return Answer(task, main.words, tuple(sentences), models, rows, sizes(list(found.values())), main.share)
-
-
-def better(a: Estimate, b: Estimate, main: MainMetric) -> bool:
-    """Whether a is better than b by intervals that do not overlap."""
-    if a.low is None or a.high is None or b.low is None or b.high is None:
-        return False
-    return a.low > b.high if main.higher_is_better else a.high < b.low
 
 
 def _retrieval_sentences(
@@ -122,8 +119,7 @@ def _plain_sentences(
 ) -> list[str]:
     """One condition: its values. Several: each model's best and worst."""
     if len(conditions) == 1:
-        verdict = _verdict(found, main, models, conditions[0])
-        return [f"{main.words.capitalize()} is {_values(found, main, models, conditions[0])}{verdict}."]
+        return [f"{main.words.capitalize()} is {_values(found, main, models, conditions[0])}."]
     parts = []
     for model in models:
         scored = [(found[model, c], c) for c in conditions if (model, c) in found]
@@ -136,45 +132,28 @@ def _plain_sentences(
     return [f"{main.words.capitalize()} over {len(conditions)} conditions: {_listed(parts)}."]
 
 
-def _verdict(found: Found, main: MainMetric, models: Sequence[str], condition: Condition) -> str:
-    here = {m: found[m, condition] for m in models if (m, condition) in found}
-    if len(here) < 2:
-        return ""
-    clear = [f"{a} above {b}" for a in here for b in here if better(here[a], here[b], main)]
-    word = "better than" if not main.higher_is_better else "above"
-    if clear:
-        return f"; intervals separate {_listed([c.replace('above', word) for c in clear])}"
-    return "; the intervals overlap, so this run does not separate the models"
-
-
-def _separation(found: Found, main: MainMetric, models: Sequence[str], conditions: Sequence[Condition]) -> str:
-    """Over all conditions: how often each pair of models is told apart, and who is ahead where it is."""
-    told = []
-    for a, b in combinations(models, 2):
-        pairs = [(found[a, c], found[b, c]) for c in conditions if (a, c) in found and (b, c) in found]
-        for first, second, count in (
-            (a, b, sum(better(x, y, main) for x, y in pairs)),
-            (b, a, sum(better(y, x, main) for x, y in pairs)),
-        ):
-            if count:
-                told.append(f"{first} ahead of {second} in {count}")
+def _separation(compared: Sequence[Comparison]) -> str:
+    """Over all conditions: how often each model is better than another, and why the rest is undecided."""
+    places = len({c.condition for c in compared})
+    told = Counter((c.winner, c.model_b if c.winner == c.model_a else c.model_a) for c in compared if c.winner)
+    why = Counter(c.verdict.reason for c in compared if not c.winner)
+    where = "On the same samples" if places == 1 else f"On the same samples, over {places} conditions"
     if not told:
-        return (
-            f"In all {len(conditions)} conditions the models' intervals overlap: "
-            "on this metric the run does not separate them."
-        )
-    return (
-        f"Over {len(conditions)} conditions, intervals separate {_listed(told)}; "
-        "elsewhere they overlap, and the run does not separate the models."
-    )
+        return f"{where}, paired tests leave every comparison undecided ({_reasons(why)})."
+    better = [f"{a} better than {b}" + (f" in {count}" if places > 1 else "") for (a, b), count in told.items()]
+    rest = f"; the rest is undecided ({_reasons(why)})" if why else ""
+    return f"{where}, paired tests find {_listed(better)}{rest}."
 
 
-def _cell(found: Found, main: MainMetric, models: Sequence[str], model: str, condition: Condition) -> AnswerCell | None:
-    mine = found.get((model, condition))
+def _reasons(why: Mapping[Reason | None, int]) -> str:
+    return ", ".join(f"{reason} in {count}" for reason, count in sorted(why.items(), key=lambda item: -item[1]))
+
+
+def _cell(mine: Estimate | None, main: MainMetric, compared: Sequence[Comparison]) -> AnswerCell | None:
     if mine is None:
         return None
-    others = [found[m, condition] for m in models if m != model and (m, condition) in found]
-    best = bool(others) and all(better(mine, other, main) for other in others)
+    of_model = [c for c in compared if c.cells and mine.cell_id in c.cells]
+    best = bool(of_model) and all(c.better_cell == mine.cell_id for c in of_model)
     return AnswerCell(written(mine.value, main), interval(mine, main), best)
 
 

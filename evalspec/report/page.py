@@ -30,6 +30,7 @@ from evalspec.report.alone import sentences
 from evalspec.report.alone_charts import alone_figures, interval_words
 from evalspec.report.answer import answer_of
 from evalspec.report.charts import figures_of
+from evalspec.report.comparisons import compare_models
 from evalspec.report.costs import cost_figures, in_bytes, model_costs
 from evalspec.report.data import (
     GOLD_PLACES,
@@ -60,7 +61,8 @@ def render(connection: duckdb.DuckDBPyConnection, run_id: str, folder: Path) -> 
     whole or not at all. StoreError if there is no such run.
     """
     results = read_results(connection, run_id)
-    answers = [answer for task in results.tasks if (answer := answer_of(results, task)) is not None]
+    compared = compare_models(connection, run_id)
+    answers = [answer for task in results.tasks if (answer := answer_of(results, task, compared)) is not None]
     claims = read_claims(connection, results.run)
     costs = cost_figures(results)
     figures = []
@@ -69,8 +71,8 @@ def render(connection: duckdb.DuckDBPyConnection, run_id: str, folder: Path) -> 
         figures += figures_of(results, task, places, uses)
     alone = alone_figures(results.alone) if results.alone else []
     samples = samples_of(connection, results)
-    page = _environment().get_template("run.html.jinja").render(
-        **_assets("page.js", vega=True),
+    page = environment().get_template("run.html.jinja").render(
+        **assets("page.js", vega=True),
         run=results.run,
         results=results,
         answers=answers,
@@ -94,14 +96,14 @@ def render(connection: duckdb.DuckDBPyConnection, run_id: str, folder: Path) -> 
         weights=dict(read_weights(connection, run_id)),
         queries=queries(results),
     )  # fmt: skip
-    return _write(folder / file_name(results.run), page)
+    return write_page(folder / file_name(results.run), page)
 
 
 def render_index(connection: duckdb.DuckDBPyConnection, folder: Path) -> Path:
     """Write `<folder>/index.html`, the list of the store's runs, newest first, with links to the pages that exist."""
     entries = [_entry(read_results(connection, run.run_id), folder) for run in read_runs(connection)]
-    page = _environment().get_template("index.html.jinja").render(**_assets("table.js", vega=False), entries=entries)
-    return _write(folder / "index.html", page)
+    page = environment().get_template("index.html.jinja").render(**assets("table.js", vega=False), entries=entries)
+    return write_page(folder / "index.html", page)
 
 
 def file_name(run: Run) -> str:
@@ -174,11 +176,10 @@ def _estimates(results: Results) -> list[tuple[Any, ...]]:
     return [(cells[e.cell_id], e) for e in found if e.cell_id in cells]
 
 
-def _assets(script: str, *, vega: bool) -> dict[str, Any]:
+def assets(script: str, *, vega: bool) -> dict[str, Any]:
     """The page's styles and scripts, and the policy that lets these scripts and nothing else run."""
-    own = (TEMPLATES / script).read_text(encoding="utf-8")
-    if script != "table.js":
-        own = (TEMPLATES / "table.js").read_text(encoding="utf-8") + own
+    names = dict.fromkeys(("table.js", *(["charts.js"] if vega else []), script))
+    own = "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in names)
     scripts = [_vega(), own] if vega else [own]
     hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts)
     policy = f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:"
@@ -202,19 +203,20 @@ def _vega() -> str:
     bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=version)
     bundle = bundle.replace("</script", "<\\/script").replace("\r", "")
     with contextlib.suppress(OSError):  # a cache that cannot be written costs time, not the report
-        _write(kept, bundle)
+        write_page(kept, bundle)
     return bundle
 
 
-def _environment() -> Environment:
-    environment = Environment(
+def environment() -> Environment:
+    """Jinja2 over the templates of this folder, with all output escaped."""
+    made = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
+    made.filters |= {
         "bytes": in_bytes,
         "moment": _moment,
         "written": written,
@@ -222,7 +224,7 @@ def _environment() -> Environment:
         "block": _json_block,
         "number": lambda value: "" if value is None else f"{value:,.4f}" if abs(value) < 100 else f"{value:,.1f}",
     }
-    return environment
+    return made
 
 
 def _moment(value: datetime | None) -> str:
@@ -241,7 +243,7 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
-def _write(path: Path, text: str) -> Path:
+def write_page(path: Path, text: str) -> Path:
     """Write aside and rename, so that a reader never meets half a page."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")

@@ -95,6 +95,23 @@ class Store:
 
         Raises StoreError when there is no such run, or another process is writing it.
         """
+        writer = self._writer(run_id)
+        writer.commit({"runs": [{"status": "running", "finished_at": None}]})
+        return writer
+
+    def add(self, run_id: str, rows: Mapping[str, Sequence[Row]]) -> None:
+        """Add rows (verdicts, say) to a run that has ended; its status stays what it is.
+
+        Raises StoreError when there is no such run, another process is writing it, or it cannot be written.
+        """
+        writer = self._writer(run_id)
+        try:
+            writer.commit(rows)
+        finally:
+            writer.close()
+
+    def _writer(self, run_id: str) -> RunWriter:
+        """A writer of a run that is there, after the last of its segments."""
         folder = self._run_folder(run_id)
         found = self.rows("runs", run_id)
         if not found:
@@ -106,9 +123,7 @@ class Store:
             raise StoreError(f"{folder}: the run cannot be written: {error.strerror}") from error
         listing = list_segments(self.folder, run_id)
         taken = [s.sequence for s in listing.segments] + [_sequence(path) for path, _ in listing.damaged]
-        writer = RunWriter(folder, found[0], lock, sequence=max(taken, default=self._last_merged(run_id)) + 1)
-        writer.commit({"runs": [{"status": "running", "finished_at": None}]})
-        return writer
+        return RunWriter(folder, found[0], lock, sequence=max(taken, default=self._last_merged(run_id)) + 1)
 
     def merge(self) -> int:
         """Bring unmerged segments into the database; returns how many. 0 where somebody holds it: never an error."""

@@ -14,6 +14,7 @@ from evalspec.errors import StoreError
 from evalspec.report import render, render_index
 from evalspec.report.answer import answer_of
 from evalspec.report.charts import figures_of
+from evalspec.report.comparisons import compare_models
 from evalspec.report.conditions import condition_of
 from evalspec.report.data import gold_places, gold_uses, read_results
 from evalspec.report.marks import place_bins
@@ -43,18 +44,32 @@ def test_the_answer_is_what_the_store_says(filled: Filled) -> None:
     assert answer.models == ("transformer", "mamba", "mamba2")
 
 
-def test_overlapping_intervals_are_said_to_separate_nothing(filled: Filled) -> None:
-    connection = filled(count=12)
-    connection.execute("UPDATE metrics SET value = 0.5, ci_low = 0.3, ci_high = 0.7")
-    answer = answer_of(read_results(connection, RUN), "open_book")
-    assert answer and "the run does not separate them" in answer.sentences[-1]
+def test_who_is_better_is_decided_by_paired_tests_on_the_same_samples(filled: Filled) -> None:
+    connection = filled(count=40)
+    connection.execute("UPDATE scores SET value = hash(sample_id) % 2")  # every model is right on the same half
+    results = read_results(connection, RUN)
+    answer = answer_of(results, "open_book", compare_models(connection, RUN))
+    assert answer and answer.sentences[-1] == (
+        "On the same samples, over 17 conditions, paired tests leave every comparison undecided (overlap in 51)."
+    )
     assert not any(cell.best for row in answer.rows for cell in row.cells if cell)
 
-    connection.execute("UPDATE metrics SET value = 0.9, ci_low = 0.8, ci_high = 1 WHERE cell_id = 'mamba-bm25-5'")
-    answer = answer_of(read_results(connection, RUN), "open_book")
-    assert answer and "mamba ahead of transformer in 1 and mamba ahead of mamba2 in 1" in answer.sentences[-1]
+    connection.execute("UPDATE scores SET value = 1 WHERE cell_id = 'mamba-bm25-5'")
+    answer = answer_of(results, "open_book", compare_models(connection, RUN))
+    assert answer and "mamba better than transformer in 1 and mamba better than mamba2 in 1" in answer.sentences[-1]
+    assert answer.sentences[-1].endswith("; the rest is undecided (overlap in 49).")
     best = [(row.label, at) for row in answer.rows for at, cell in enumerate(row.cells) if cell and cell.best]
     assert best == [("bm25, k = 5", 1)]
+
+
+def test_models_at_the_ceiling_or_the_floor_are_undecided_and_the_page_says_why(filled: Filled) -> None:
+    connection = filled(count=40)
+    connection.execute("UPDATE scores SET value = if(starts_with(cell_id, 'mamba2'), 1, 0)")
+    connection.execute("UPDATE scores SET value = 1 WHERE cell_id LIKE '%oracle%'")
+    connection.execute("UPDATE scores SET value = 0 WHERE cell_id LIKE '%none-0'")
+    answer = answer_of(read_results(connection, RUN), "open_book", compare_models(connection, RUN))
+    assert answer and "mamba2 better than transformer in 12 and mamba2 better than mamba in 12" in answer.sentences[-1]
+    assert "floor in 15, ceiling in 12" in answer.sentences[-1]  # transformer and mamba are both at 0 in 12 more
 
 
 def test_a_sweep_without_retrieval_gets_its_own_figures(filled: Filled) -> None:

@@ -1,0 +1,161 @@
+"""Which cells are compared with which: models within a run at one condition, or the same cells of two runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+from evalspec.errors import StoreError, suggest
+from evalspec.report.conditions import Condition, condition_of, short_names
+from evalspec.report.data import read_results, rows
+from evalspec.store.scores import ScoreColumns, read_scores
+
+if TYPE_CHECKING:
+    import duckdb
+
+Key = tuple[str | None, str | None, str]
+"""Stage, filter and metric."""
+
+CHANCE = """
+SELECT cell_id, avg(1.0 / json_array_length(choices)) AS chance FROM samples
+WHERE run_id = $run AND json_array_length(choices) > 0 GROUP BY cell_id"""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to compare; by default the main metric of every task, for every pair of models."""
+
+    metrics: tuple[str, ...] = ()
+    """Names that results are stored under (`recall@5`); empty: each task's main metric."""
+    tasks: tuple[str, ...] = ()
+    """Empty: all."""
+    filter: str | None = None
+    """None: the main metric's own filter, or every filter of the metrics that are named."""
+    models: tuple[tuple[str, str], ...] = ()
+    """Pairs (A, B) of model names; empty: all pairs within a run, equal names between two."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One cell of a run with its scores."""
+
+    run_id: str
+    cell_id: str
+    model: str
+    label: str
+    """The model, with what was swept of the model itself."""
+    task: str
+    params: Mapping[str, Any]
+    """The condition: what was swept, but for the model's own settings."""
+    chance: float
+    """What a guess among the choices would get right; 0 without choices."""
+    scores: Mapping[Key, ScoreColumns]
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Task and condition, by which cells are joined."""
+        return self.task, json.dumps(self.params, sort_keys=True)
+
+
+def read_sides(connection: duckdb.DuckDBPyConnection, run_id: str, wanted: Wanted) -> list[Side]:
+    """The cells of a run that have scores of what is wanted, in the order of the spec.
+
+    Raises StoreError when a task, metric or filter that is asked for is not in the run.
+    """
+    results = read_results(connection, run_id)
+    _check("task", wanted.tasks, results.tasks, run_id)
+    if wanted.metrics:
+        query = "SELECT DISTINCT metric FROM scores WHERE run_id = $run"
+        _check("metric", wanted.metrics, [row["metric"] for row in rows(connection, query, run=run_id)], run_id)
+    found = read_scores(connection, run_id, wanted.metrics or [main.name for main in results.main.values()])
+    if wanted.filter is not None:
+        _check("filter", [wanted.filter], {key.filter or "" for key in found}, run_id)
+    chance = {row["cell_id"]: row["chance"] for row in rows(connection, CHANCE, run=run_id)}
+    query = "SELECT cell_id, params FROM cells WHERE run_id = $run"
+    params = {row["cell_id"]: json.loads(row["params"] or "{}") for row in rows(connection, query, run=run_id)}
+    sides = []
+    for cell in results.cells:
+        main = results.main.get(cell.task)
+        scores = {
+            (key.stage, key.filter, key.metric): columns
+            for key, columns in found.items()
+            if key.cell_id == cell.cell_id
+            and (wanted.metrics or (main is not None and key.metric == main.name))
+            and (wanted.filter in (None, key.filter))
+            and (wanted.metrics or wanted.filter or (main is not None and key.filter == main.filter))
+        }
+        if not scores or (wanted.tasks and cell.task not in wanted.tasks):
+            continue
+        own = {path: value for path, value in params[cell.cell_id].items() if path.startswith(f"models.{cell.model}.")}
+        swept = ", ".join(f"{path.rsplit('.', 1)[-1]} = {value}" for path, value in own.items())
+        sides.append(
+            Side(
+                run_id=run_id,
+                cell_id=cell.cell_id,
+                model=cell.model,
+                label=f"{cell.model} ({swept})" if swept else cell.model,
+                task=cell.task,
+                params={path: value for path, value in params[cell.cell_id].items() if path not in own},
+                chance=chance.get(cell.cell_id, 0.0),
+                scores=scores,
+            )
+        )
+    return sides
+
+
+def within(sides: Sequence[Side], models: Sequence[tuple[str, str]]) -> Iterator[tuple[Side, Side]]:
+    """Pairs of models at one place, in the order of the spec; `models` names the pairs, empty: all of them."""
+    _check_models(models, sides, sides)
+    for here in _by_place(sides).values():
+        if models:
+            yield from ((a, b) for first, second in models for a in _of(here, first) for b in _of(here, second))
+        else:
+            yield from combinations(here, 2)
+
+
+def between(
+    sides: Sequence[Side], others: Sequence[Side], models: Sequence[tuple[str, str]]
+) -> Iterator[tuple[Side, Side]]:
+    """Pairs of a model in one run and a model in another at one place; `models` names them, empty: of equal names."""
+    _check_models(models, sides, others)
+    places = _by_place(others)
+    for a in sides:
+        for b in places.get(a.place, []):
+            if ((a.model, b.model) in models or (a.label, b.label) in models) if models else a.label == b.label:
+                yield a, b
+
+
+def conditions_of(sides: Sequence[Side]) -> dict[tuple[str, str], Condition]:
+    """Each place's condition, with the same short names for all."""
+    names = short_names(path for side in sides for path in side.params)
+    return {side.place: condition_of(side.params, names) for side in sides}
+
+
+def _by_place(sides: Iterable[Side]) -> dict[tuple[str, str], list[Side]]:
+    """Places in the order of the spec's conditions, not of its models."""
+    places: dict[tuple[str, str], list[Side]] = {}
+    for side in sides:
+        places.setdefault(side.place, []).append(side)
+    return places
+
+
+def _of(sides: Sequence[Side], model: str) -> list[Side]:
+    return [side for side in sides if model in (side.model, side.label)]
+
+
+def _check_models(models: Sequence[tuple[str, str]], sides: Sequence[Side], others: Sequence[Side]) -> None:
+    for at, there in ((0, sides), (1, others)):
+        if there:
+            known = [side.model for side in there]
+            _check("model", [pair[at] for pair in models], [*known, *(side.label for side in there)], there[0].run_id)
+
+
+def _check(what: str, names: Collection[str], known: Collection[str], run_id: str) -> None:
+    for name in names:
+        if name not in known:
+            listed = ", ".join(sorted(set(known))) or "none"
+            near = suggest(name, known) or f" It has: {listed}."
+            raise StoreError(f"run {run_id} has no {what} `{name}`.{near}")
