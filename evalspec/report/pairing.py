@@ -9,8 +9,9 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from evalspec.errors import StoreError, suggest
-from evalspec.report.conditions import Condition, condition_of, short_names
+from evalspec.report.conditions import Condition, condition_of
 from evalspec.report.data import read_results, rows
+from evalspec.spec.params import short_names
 from evalspec.store.scores import ScoreColumns, read_scores
 
 if TYPE_CHECKING:

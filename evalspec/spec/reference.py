@@ -33,6 +33,7 @@ from evalspec.spec.blocks import (
 )
 from evalspec.spec.extraction import StepBlock
 from evalspec.spec.grammar import expected, slot_of
+from evalspec.spec.hypotheses import HypothesisBlock, SideBlock
 from evalspec.spec.needs import GENERATORS, METRICS, PLUGINS, RETRIEVERS, STEPS, ZOO
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "language.md"
@@ -57,6 +58,8 @@ BLOCKS: tuple[tuple[str, type[Block]], ...] = (
     ("tasks.NAME.stages.NAME", StageBlock),
     ("tasks.NAME.filters.NAME[…]", StepBlock),
     ("tasks.NAME.metrics[…]", MetricBlock),
+    ("hypotheses.NAME", HypothesisBlock),
+    ("hypotheses.NAME.better, hypotheses.NAME.than", SideBlock),
     ("measure", MeasureBlock),
 )
 EVIDENCE = {

@@ -1,4 +1,4 @@
-"""`measure:` times each model alone: every repeat a row, nothing taken from elsewhere, what is missing told with its reason.
+"""`measure:` times each model alone: a row a repeat, nothing taken from elsewhere, what is missing told with a reason.
 
 Seconds are only asked to be there: what they are is the machine's. Bytes are checked against closed forms.
 """
