@@ -176,7 +176,7 @@ def _point(label: str, x: int, m: Median, said: str) -> Point:
 
 def _x(points: Sequence[Point], title: str) -> alt.X:
     places = sorted({point["x"] for point in points})
-    scale = alt.Scale(type="log" if len(places) > 1 else "linear", zero=False, nice=False, padding=14)
+    scale = alt.Scale(nice=False, padding=14, **({"type": "log"} if len(places) > 1 else {"zero": False}))
     axis = alt.Axis(values=places, grid=False, format=",", labelOverlap="parity")
     return alt.X("x:Q", title=title, scale=scale, axis=axis)
 

@@ -682,7 +682,7 @@ class Spec(Block):
     def _measured_models_are_there(self) -> Spec:
         named = self.measure.models if self.measure else None
         unknown = [
-            (("measure", "models", index), f"there is no model `{name}`.{suggest(name, self.models)}")
+            (("measure", "models", index), f"names no model of this spec: `{name}`.{suggest(name, self.models)}")
             for index, name in enumerate(named or ())
             if name not in self.models
         ]

@@ -97,6 +97,15 @@ def test_a_length_beyond_the_models_own_is_told_with_its_reason(measured: tuple[
     assert row["error"] in finished.report.read_text()
 
 
+@pytest.mark.browser
+def test_the_page_of_a_run_that_only_measures_draws_its_figures(measured: tuple[Store, Finished], visit: Any) -> None:
+    seen = visit(measured[1].report)
+    assert seen.complaints == [] and seen.requests == []
+    assert seen.page.locator("#alone svg.marks").count() == 5
+    assert "keeps fewer bytes than transformer" in seen.page.locator("#answer").inner_text()
+    assert seen.page.locator("#samples").count() == 0
+
+
 def test_state_bytes_are_those_of_the_closed_form(measured: tuple[Store, Finished]) -> None:
     config = {name: json.loads((ROOT / f"evalspec/zoo/{name}/config.json").read_text()) for name in SPEC["models"]}
     found = {(r["model"], r["length"]): r["state_bytes"] for r in rows(measured[0]) if r["kind"] == "prefill"}
