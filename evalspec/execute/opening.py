@@ -18,12 +18,17 @@ SMALL = 5_000_000  # parameters
 
 def open_backend(model: Model) -> ForkingBackend:
     """Load a model's weights and make them ready to run. Raises ModelError or BackendError."""
+    import torch
+
     _settle_threads(model)
     _keep_memory()
     if model.backend == "native":
         from evalspec.execute.backends.native import open_native
 
-        return open_native(model)
+        threads = torch.get_num_threads()
+        opened = open_native(model)
+        torch.set_num_threads(threads)  # the first compiled kernel starts numba's threads, and torch's with them
+        return opened
     from transformers.utils import logging
 
     from evalspec.execute.backends.transformers import open_transformers
