@@ -71,7 +71,7 @@ def forest_plot(comparisons: Sequence[Comparison], number: int) -> Figure:
     pairs = list(dict.fromkeys(point["pair"] for point in points))
     better = "right" if higher else "left"
     title = f"difference in {family.metric.replace('_', ' ')} (A is better to the {better})"
-    x = alt.X("value:Q", title=title)
+    x = alt.X("value:Q", title=title, axis=alt.Axis(tickCount=8, format="+.2~f"))
     y = alt.Y("condition:N", sort=labels, title=None, axis=alt.Axis(labelLimit=260, ticks=False, domain=False))
     colour = alt.Color(
         "verdict:N",

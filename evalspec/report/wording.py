@@ -35,9 +35,14 @@ def reading(comparisons: Sequence[Comparison]) -> list[str]:
     out."""
     sentences = []
     for family, members in families(comparisons).items():
-        told = Counter(verdict_words(c) for c in members)
-        listed = ", ".join(f"{words} in {count}" for words, count in told.most_common())
-        sentences.append(f"{family.task}, {family.label.replace('_', ' ')}: of {len(members)} comparisons {listed}.")
+        told = Counter(verdict_words(c) for c in members if c.winner)
+        why = Counter(c.verdict.reason for c in members if not c.winner)
+        parts = [f"{words} in {count}" for words, count in told.most_common()]
+        if why:
+            reasons = ", ".join(f"{reason} {count}" for reason, count in why.most_common())
+            parts.append(f"undecided in {why.total()} ({reasons})")
+        name = f"{family.task}, {family.label.replace('_', ' ')}"
+        sentences.append(f"{name}: of {len(members)} paired comparisons {', '.join(parts)}.")
     lonely = [c for c in comparisons if c.pair.only_a or c.pair.only_b]
     if lonely:
         most = max(lonely, key=lambda c: c.pair.only_a + c.pair.only_b)

@@ -207,4 +207,6 @@ def test_schema_and_doctor_print() -> None:
 
 def test_every_verb_of_the_contract_is_there() -> None:
     told = evalspec("--help").stdout
-    assert all(verb in told for verb in ("init", "validate", "plan", "run", "report", "sql", "ls", "show", "schema"))
+    assert all(
+        verb in told for verb in ("init", "validate", "plan", "run", "report", "compare", "sql", "ls", "show", "schema")
+    )

@@ -14,6 +14,7 @@ from scipy.stats import binomtest
 
 from evalspec.cli import main
 from evalspec.errors import EvalspecError, StoreError
+from evalspec.metrics.significance import holm
 from evalspec.runs.compare import compare, comparison_json
 from evalspec.store import Store, query
 
@@ -83,9 +84,7 @@ def test_all_models_of_a_run_meet_at_each_condition_with_mcnemars_test(store: St
     expected = binomtest(int((a > b).sum()), int((a != b).sum())).pvalue
     assert first.method == "McNemar" and first.p_value == pytest.approx(expected)
     assert (first.a_ahead, first.b_ahead) == ((a > b).sum(), (a < b).sum())
-    assert found[0].p_holm == pytest.approx(
-        sorted(c.pair.p_value for c in found).index(first.p_value) * 0 + found[0].p_holm
-    )
+    assert [c.p_holm for c in found] == holm([c.pair.p_value for c in found])
     assert found[0].winner == "alpha" and found[2].winner is None and found[2].verdict.reason == "overlap"
 
 
@@ -177,7 +176,7 @@ def test_the_command_prints_a_table_json_and_a_page(
     assert main(["compare", "r1", "--store", str(store.path), "--html"]) == 0
     text = capsys.readouterr().out
     assert "alpha is better" in text and "undecided: overlap" in text and "h = +" in text
-    assert "quiz, exact match: of 6 comparisons" in text
+    assert "quiz, exact match: of 6 paired comparisons alpha is better in 4, undecided in 2 (overlap 2)." in text
     page = tmp_path / "compare-quiz-r1.html"
     assert f"page: {page}" in text and "alpha is better" in page.read_text(encoding="utf-8")
     assert main(["compare", "r1", "--store", str(store.path), "--json"]) == 0
