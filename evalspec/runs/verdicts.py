@@ -16,6 +16,7 @@ from evalspec.metrics.registry import METRIC_FUNCTIONS, metric_name
 from evalspec.metrics.significance import holm
 from evalspec.metrics.verdicts import judge
 from evalspec.plan.compile import Plan
+from evalspec.runs.scoring import FILTER
 from evalspec.spec.blocks import MAIN
 from evalspec.spec.hypotheses import Comparison, HypothesisBlock, Point, comparisons
 from evalspec.spec.loading import points
@@ -34,7 +35,7 @@ class _Judged:
     block: HypothesisBlock
     comparison: Comparison
     metric: str
-    filter: str
+    filters: tuple[str, str]
     pair: Paired
     chance: float
 
@@ -65,12 +66,17 @@ def _judge(
     if not pairs:
         return None
     tasks = {cell.cell_id: cell.task for cell in plan.cells}
-    first = tasks[pairs[0][0].cell_id]
-    metric = block.metric or metric_name(first.metrics[0], first.retrieval.cut if first.retrieval else None)
-    filter_ = block.filter or (next(iter(first.chains)) if first.kind == "generate" else "default")
-    sides = [_scores(scores, [pair[side] for pair in pairs], metric, filter_) for side in (0, 1)]
-    pair = compare(METRIC_FUNCTIONS.get(metric_of(metric)), *sides)
-    return _Judged(name, block, comparison, metric, filter_, pair, _chance(plan, pairs))
+    metric: str | None = block.metric
+    filters, found = [], []
+    for at, side in enumerate((block.better, block.than)):
+        task = tasks[pairs[0][at].cell_id]
+        task = task if side.stage == MAIN else task.at(side.stage)
+        metric = metric or metric_name(task.metrics[0], task.retrieval.cut if task.retrieval else None)
+        filters.append(side.filter or (next(iter(task.chains)) if task.kind == "generate" else FILTER))
+        found.append(_scores(scores, [pair[at] for pair in pairs], side.stage, filters[at], metric))
+    assert metric is not None
+    pair = compare(METRIC_FUNCTIONS.get(metric_of(metric)), *found)
+    return _Judged(name, block, comparison, metric, (filters[0], filters[1]), pair, _chance(plan, pairs))
 
 
 def _of_length(plan: Plan, block: HypothesisBlock, pair: tuple[Point, Point]) -> bool:
@@ -97,13 +103,15 @@ def _lengths(plan: Plan) -> tuple[Mapping[str, int | None], Mapping[str, int]]:
     return trained, longest
 
 
-def _scores(found: Mapping[Scored, ScoreColumns], side: Sequence[Point], metric: str, filter_: str) -> Scores:
+def _scores(
+    found: Mapping[Scored, ScoreColumns], side: Sequence[Point], stage: str, filter_: str, metric: str
+) -> Scores:
     """The scores of some cells; a sample is named by its pair too, and clustered by its cluster or itself."""
     scores: list[Score] = []
     samples: list[str] = []
     clusters: list[str] = []
     for place, point in enumerate(side):
-        columns = found.get(Scored(point.cell_id, MAIN, filter_, metric))
+        columns = found.get(Scored(point.cell_id, stage, filter_, metric))
         if columns is None:
             continue
         scores += map(Score, columns.values, columns.weights, columns.parts)
@@ -136,7 +144,8 @@ def _row(one: _Judged, p_holm: float | None, family: int) -> Row:
         "model_a": each.get("model") or one.block.better.model,
         "model_b": each.get("model") or one.block.than.model,
         "metric": one.metric,
-        "filter": one.filter,
+        "stage": one.block.better.stage,
+        "filter": " against ".join(dict.fromkeys(one.filters)),
         "statistic": pair.difference,
         "ci_low": pair.ci_low,
         "ci_high": pair.ci_high,

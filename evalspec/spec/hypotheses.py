@@ -26,8 +26,12 @@ class SideBlock(Block):
     task: str | None = None
     """Name of the task."""
     where: dict[str, Any] = Field(default_factory=dict)
-    """Points of the sweep: from a parameter's short name, as reports say it (`k`, `shots`, `data.options.n`), to its
-    value or a list of values."""
+    """Points of the sweep: from a parameter's short name, as reports say it (`k`, `shots`, `n`), to its value or a list
+    of values."""
+    stage: str = "main"
+    """The stage of the task whose answers these are; `main` is the task itself."""
+    filter: str | None = None
+    """The chain of `filters` whose scores these are; by default the task's first."""
 
 
 class HypothesisBlock(Block):
@@ -41,8 +45,6 @@ class HypothesisBlock(Block):
     """The side that it is held against."""
     metric: str | None = None
     """What is compared, `recall@5` for example; by default the first metric of the task."""
-    filter: str | None = None
-    """The chain of `filters` whose scores are compared; by default the first."""
     each: list[str] = Field(default_factory=list)
     """`model`, `task` or swept parameters: a verdict for each of their values. The rest is taken together."""
     length: Literal["any", "within", "beyond"] = "any"
@@ -71,7 +73,9 @@ def comparisons(block: HypothesisBlock, points: Sequence[Point]) -> list[Compari
     Raises ValueError, written for the author of the spec, where a side matches nothing or sides cannot be paired.
     """
     sides = [_matching(side, points, name) for side, name in ((block.better, "better"), (block.than, "than"))]
-    named = set(_named(block.better)) | set(_named(block.than))
+    # What both sides name alike only selects; it is still what their cells are paired by.
+    named = {axis for axis in {*_named(block.better), *_named(block.than)} if not _alike(block, axis)}
+    differs = (block.better.stage, block.better.filter) != (block.than.stage, block.than.filter)
     known = {axis for point in points for axis in point.axes}
     for axis in block.each:
         if axis not in known:
@@ -83,7 +87,7 @@ def comparisons(block: HypothesisBlock, points: Sequence[Point]) -> list[Compari
     groups: dict[tuple[Value, ...], list[tuple[Point, Point]]] = {}
     for point in sides[0]:
         for other in others.get(tuple(point.axes.get(axis) for axis in free), ()):
-            if other.cell_id != point.cell_id:
+            if other.cell_id != point.cell_id or differs:
                 groups.setdefault(tuple(point.axes.get(axis) for axis in block.each), []).append((point, other))
     if not groups:
         raise ValueError("no cell of `better` has a counterpart in `than` that differs only in what the two name")
@@ -96,6 +100,11 @@ def comparisons(block: HypothesisBlock, points: Sequence[Point]) -> list[Compari
                     f"`{other_side}` has several cells for one of `{which}`; say in `where` which of them is meant"
                 )
     return [Comparison(dict(zip(block.each, values, strict=True)), tuple(pairs)) for values, pairs in groups.items()]
+
+
+def _alike(block: HypothesisBlock, axis: str) -> bool:
+    sides = [{"model": side.model, "task": side.task, **side.where} for side in (block.better, block.than)]
+    return axis in sides[0] and axis in sides[1] and sides[0][axis] is not None and sides[0][axis] == sides[1][axis]
 
 
 def _named(side: SideBlock) -> Iterator[str]:
