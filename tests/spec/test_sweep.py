@@ -206,6 +206,15 @@ def test_shots_swept_by_number_keep_the_rest_of_their_block() -> None:
     assert [(block.n, block.sampler) for block in shots if block] == [(1, "balanced"), (8, "balanced")]
 
 
+def test_wrong_labels_are_a_condition_only_where_shots_show_them() -> None:
+    swept = load("  tasks.labels.prompt.shots: {n: [0, 2], labels: [right, wrong, random]}")
+    assert params(swept, task="labels").count({"tasks.labels.prompt.shots.n": 0}) == 1
+    assert len(params(swept, task="labels")) == 4
+    # Shots in the pool's own order have no draw of their own, but the wrong answers they show do.
+    first = load("  tasks.labels.prompt.shots: {sampler: first, draws: [1, 3], labels: [right, wrong]}")
+    assert len(params(first, task="labels")) == 3
+
+
 def test_a_list_is_many_values_and_a_list_in_a_list_is_one() -> None:
     loaded = load('  tasks.qa.decode.stop: [["\\n"], ["\\n", "."]]\n')
     assert params(loaded) == [{"tasks.qa.decode.stop": ["\n"]}, {"tasks.qa.decode.stop": ["\n", "."]}]
