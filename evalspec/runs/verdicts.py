@@ -139,7 +139,7 @@ def _row(one: _Judged, p_holm: float | None, family: int) -> Row:
     return {
         "hypothesis": f"{one.name} ({said})" if said else one.name,
         "claim": one.block.claim,
-        "task": each.get("task") or one.block.better.task,
+        "task": each.get("task") or one.comparison.pairs[0][0].axes["task"],
         "params": each,
         "model_a": each.get("model") or one.block.better.model,
         "model_b": each.get("model") or one.block.than.model,

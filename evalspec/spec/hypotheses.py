@@ -23,8 +23,8 @@ class SideBlock(Block):
 
     model: str | None = None
     """Name of the model."""
-    task: str | None = None
-    """Name of the task."""
+    task: str | list[str] | None = None
+    """Name of the task, or a list of names."""
     where: dict[str, Any] = Field(default_factory=dict)
     """Points of the sweep: from a parameter's short name, as reports say it (`k`, `shots`, `n`), to its value or a list
     of values."""
