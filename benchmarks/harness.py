@@ -397,7 +397,9 @@ def peer_versions(python: Path) -> dict[str, str]:
 
 
 def find_peer_python() -> Path:
-    """Where lm-eval is: .venv-bench, else this environment."""
+    """Where lm-eval is: $EVALSPEC_PEER_PYTHON, else .venv-bench, else this environment."""
+    if os.environ.get("EVALSPEC_PEER_PYTHON"):
+        return Path(os.environ["EVALSPEC_PEER_PYTHON"])
     own = ROOT / ".venv-bench" / "bin" / "python"
     return Path(sys.executable) if importlib.util.find_spec("lm_eval") and not own.exists() else own
 

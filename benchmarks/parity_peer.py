@@ -1,9 +1,9 @@
 """Real lm-eval on some tasks, with everything it asked and got: run by path, in the peer's own environment.
 
-    python -P parity_peer.py JOB.json OUT.json
+    python -P parity_peer.py JOBS.json OUT.json
 
-JOB says `model_args`, `batch_size`, `tasks` and their folder `include`. OUT gets, for each task in the order of its
-rows: every request's token ids and what it came to, and the results.
+Each of the JOBS says `model_args`, `batch_size`, `tasks` and their folder `include`. OUT gets, job by job, for each
+task in the order of its rows: every request's token ids and what it came to, and the results.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ HFLM._loglikelihood_tokens, HFLM.generate_until, HFLM._model_generate = score, g
 
 
 def main(job: dict[str, Any]) -> dict[str, Any]:
-    """Each task by itself, with one model."""
+    """Each task of a job by itself, with its model."""
     model = HFLM(**job["model_args"], device="cpu", batch_size=job["batch_size"])
     manager = TaskManager(include_path=job["include"], include_defaults=False)
     found = {}
@@ -73,5 +73,5 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    Path(sys.argv[2]).write_text(json.dumps(main(job), default=str), encoding="utf-8")
+    jobs = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    Path(sys.argv[2]).write_text(json.dumps([main(job) for job in jobs], default=str), encoding="utf-8")
