@@ -65,9 +65,14 @@ def import_lm_eval(
     refused: list[Refused] = []
     for leaf in leaves:
         try:
-            carried.setdefault(task_name(leaf.name), carry(leaf, root))
+            task = carry(leaf, root)
         except HarnessError as error:
             refused.append(Refused(leaf.name, error))
+            continue
+        called = names = task_name(leaf.name)
+        while called in carried and carried[called].block != task.block:  # one name, but groups lay other keys over it
+            called = f"{names}-{int(called.removeprefix(names).lstrip('-') or 1) + 1}"
+        carried.setdefault(called, task)
     if not carried:
         problems = [problem for one in refused for problem in one.error.problems]
         raise HarnessError(problems or f"`{name}` has no tasks")

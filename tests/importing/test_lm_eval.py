@@ -232,6 +232,13 @@ def test_a_group_imports_what_can_be_and_lists_the_rest(tmp_path: Path, capsys: 
     assert main(["validate", "specs/g.yaml"]) == 0
 
 
+def test_a_task_that_a_group_holds_twice_is_there_twice_only_where_it_differs(tmp_path: Path) -> None:
+    group(tmp_path)
+    Path("h.yaml").write_text("group: h\ntask: [a, a, {task: a, num_fewshot: 2}, {task: a, num_fewshot: 3}]\n")
+    tasks = yaml.safe_load(import_lm_eval("h.yaml").text)["tasks"]
+    assert {name: task["prompt"]["shots"]["n"] for name, task in tasks.items()} == {"a": 0, "a-2": 2, "a-3": 3}
+
+
 def test_a_tag_is_its_tasks_and_a_file_of_a_group_finds_them_beside_it(tmp_path: Path) -> None:
     group(tmp_path)
     assert [leaf.name for leaf in Index([tmp_path]).leaves("few")] == ["a", "c"]
