@@ -66,20 +66,25 @@ def requests(questions: int) -> list[Request]:
     return found
 
 
-def open_model(name: str, kernels: Choice = "auto") -> ForkingModel[Any, Any]:
+def draw_model(name: str) -> Any:
     """A model with random weights on the GPU."""
     torch.manual_seed(0)
     config = dict(CONFIGS[name])
     if name == "pythia":
         del config["model_type"]
         with torch.device("cuda"):
-            return TransformersBackend(AutoModelForCausalLM.from_config(GPTNeoXConfig(**config), dtype=torch.bfloat16))
+            return AutoModelForCausalLM.from_config(GPTNeoXConfig(**config), dtype=torch.bfloat16)
     with torch.device("cuda"):
         model = checkpoints.build(config)
     for parameter_name, parameter in model.named_parameters():
         if not parameter_name.endswith(WIDE):
             parameter.data = parameter.data.bfloat16()
-    return NativeBackend(model.requires_grad_(False), kernels=kernels)
+    return model.requires_grad_(False)
+
+
+def open_model(name: str, kernels: Choice = "auto") -> ForkingModel[Any, Any]:
+    model = draw_model(name)
+    return TransformersBackend(model) if name == "pythia" else NativeBackend(model, kernels=kernels)
 
 
 def weights_of(backend: Any) -> int:

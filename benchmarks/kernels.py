@@ -1,7 +1,8 @@
 """`python -m benchmarks.kernels`: the packed kernels on this GPU, checked, timed, and held against what memory allows.
 
 Each row: the median time, the bytes that the kernel must move at least over that time, that as a share of the rate at
-which this GPU copies memory, and mamba-ssm's or causal-conv1d's time for the same where they are installed and have it.
+which this GPU copies memory, and mamba-ssm's or causal-conv1d's time for the same where they are installed, in the
+quickest of the ways that `benchmarks.kernel_peers` knows, checked too.
 `--sweep` times every kernel over its tunable parameters instead, best first.
 """
 
@@ -18,6 +19,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.kernel_peers import (
+    Way,
+    add_norm_ways,
+    conv_step_ways,
+    conv_ways,
+    gated_norm_ways,
+    scan_step_ways,
+    scan_ways,
+    ssd_step_ways,
+    ssd_ways,
+)
 from evalspec.plan.pack import Pack
 from evalspec.ssm.kernels.causal_conv1d import causal_conv1d
 from evalspec.ssm.kernels.causal_conv1d_triton import causal_conv1d_packed_triton, causal_conv1d_step_triton
@@ -29,7 +41,7 @@ from evalspec.ssm.kernels.ssd_triton import ssd_packed_triton, ssd_step_triton
 
 CHANNELS, STATE, WIDTH = 5120, 16, 4  # Mamba-2.8b
 HEADS, HEAD, STATE_2 = 80, 64, 128  # Mamba2-2.7b
-Result = tuple[Callable[..., Any], int, dict[str, list[Any]], Callable[[], Any] | None]
+Result = tuple[Callable[..., Any], int, dict[str, list[Any]], list[Way]]
 
 
 def packs() -> Iterator[tuple[str, Pack]]:
@@ -54,13 +66,6 @@ def size(*tensors: Tensor) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def peer(module: str, name: str) -> Callable[..., Any] | None:
-    try:
-        return getattr(__import__(module, fromlist=[name]), name)  # type: ignore[no-any-return]
-    except ImportError:
-        return None
-
-
 def scan(pack: Pack, wide: bool = False) -> Result:
     """The scan with its softplus and its gate, B and C slices of a projection (`wide`: in float32)."""
     t = pack.tokens
@@ -73,16 +78,13 @@ def scan(pack: Pack, wide: bool = False) -> Result:
     def ours(**options: Any) -> Any:
         return selective_scan_packed_triton(x, raw, A, B, C, D, pack=pack, z=z, delta_bias=bias, **options)
 
-    theirs, function = None, peer("mamba_ssm.ops.selective_scan_interface", "selective_scan_fn")
-    if function and pack.rows:
-        rows = [tensor.unflatten(0, pack.rows).transpose(1, 2).contiguous() for tensor in (x, raw, B.to(x), C.to(x), z)]
-
-        def theirs() -> Any:
-            options = {"delta_bias": bias, "delta_softplus": True, "return_last_state": True}
-            return function(rows[0], rows[1], A.contiguous(), rows[2], rows[3], D, z=rows[4], **options)
-
     y, ends = ours()
-    return ours, size(x, z, raw, B, C, y, ends), {"steps": [1, 2, 4, 8], "warps": [1, 2, 4]}, theirs
+    return (
+        ours,
+        size(x, z, raw, B, C, y, ends),
+        {"steps": [1, 2, 4, 8], "warps": [1, 2, 4]},
+        scan_ways(pack, x, raw, A, B, C, D, z, bias),
+    )
 
 
 def conv(pack: Pack) -> Result:
@@ -92,15 +94,9 @@ def conv(pack: Pack) -> Result:
     def ours(**options: Any) -> Any:
         return causal_conv1d_packed_triton(x, weight, bias, pack=pack, silu=True, **options)
 
-    theirs, function = None, peer("causal_conv1d", "causal_conv1d_fn")
-    if function and pack.rows:
-        rows = x.unflatten(0, pack.rows).transpose(1, 2)  # channels last
-
-        def theirs() -> Any:
-            return function(rows, weight, bias, activation="silu")
-
     y, window = ours()
-    return ours, size(x, y, window), {"tokens": [8, 16, 32, 64], "block": [64, 128, 256], "warps": [2, 4, 8]}, theirs
+    tunable = {"tokens": [8, 16, 32, 64], "block": [64, 128, 256], "warps": [2, 4, 8]}
+    return ours, size(x, y, window), tunable, conv_ways(pack, x, weight, bias)
 
 
 def ssd(pack: Pack) -> Result:
@@ -112,19 +108,12 @@ def ssd(pack: Pack) -> Result:
     def ours(**options: Any) -> Any:
         return ssd_packed_triton(x, delta, A, B, C, D, pack=pack, **options)
 
-    theirs, function = None, peer("mamba_ssm.ops.triton.ssd_combined", "mamba_chunk_scan_combined")
-    if function and pack.rows:
-        rows = [tensor.unflatten(0, pack.rows) for tensor in (x, delta, B, C)]
-
-        def theirs() -> Any:
-            return function(rows[0], rows[1], A, rows[2], rows[3], 256, D=D, return_final_states=True)
-
     y, ends = ours()
     tunable = {
         "chunk": [64, 128, 256], "tile": [64, 128], "part": [32, 64],
         "warps": [4, 8], "output_warps": [4, 8], "stages": [1, 2, 3],
     }  # fmt: skip
-    return ours, size(x, delta, B, C, y, ends), tunable, theirs
+    return ours, size(x, delta, B, C, y, ends), tunable, ssd_ways(pack, x, delta, A, B, C, D)
 
 
 def steps(rows: int) -> Iterator[tuple[str, Result]]:
@@ -140,14 +129,16 @@ def steps(rows: int) -> Iterator[tuple[str, Result]]:
             lambda **options: selective_scan_step_triton(
                 x, delta, A, B, C, D, state=state, z=z, delta_bias=bias[0], **options
             ),
-            moved, {"block": [16, 32, 64, 128], "warps": [1, 2, 4]}, None,
+            moved, {"block": [16, 32, 64, 128], "warps": [1, 2, 4]},
+            scan_step_ways(x, delta, A, B, C, D, z, bias[0], state),
         ),
     )  # fmt: skip
     yield (
         "conv step",
         (
             lambda **options: causal_conv1d_step_triton(x, weight, bias[0], state=window, silu=True, **options),
-            size(x, x, window, window), {"block": [128, 256, 512, 1024], "warps": [1, 2, 4, 8]}, None,
+            size(x, x, window, window), {"block": [128, 256, 512, 1024], "warps": [1, 2, 4, 8]},
+            conv_step_ways(x, weight, bias[0], window),
         ),
     )  # fmt: skip
     values, B_2, C_2 = x.unflatten(1, (HEADS, HEAD)), draw(rows, 1, STATE_2), draw(rows, 1, STATE_2)
@@ -157,7 +148,8 @@ def steps(rows: int) -> Iterator[tuple[str, Result]]:
         "ssd step",
         (
             lambda **options: ssd_step_triton(values, step, A_2, B_2, C_2, D_2, state=state_2, **options),
-            size(x, x, state_2, state_2), {"block": [8, 16, 32, 64], "warps": [2, 4, 8]}, None,
+            size(x, x, state_2, state_2), {"block": [8, 16, 32, 64], "warps": [2, 4, 8]},
+            ssd_step_ways(values, step, A_2, B_2, C_2, D_2, state_2),
         ),
     )  # fmt: skip
 
@@ -168,13 +160,16 @@ def norms(rows: int) -> Iterator[tuple[str, Result]]:
     tunable: dict[str, list[Any]] = {"warps": [2, 4, 8, 16]}
     yield (
         "gated norm",
-        (lambda **options: gated_rms_norm_triton(x, z, weight, 1e-5, **options), size(x, z, x), tunable, None),
-    )
+        (
+            lambda **options: gated_rms_norm_triton(x, z, weight, 1e-5, **options),
+            size(x, z, x), tunable, gated_norm_ways(x, z, weight),
+        ),
+    )  # fmt: skip
     yield (
         "add and norm",
         (
             lambda **options: add_rms_norm_triton(narrow, residual, weight[: CHANNELS // 2], 1e-5, **options),
-            size(narrow, residual, narrow, residual), tunable, None,
+            size(narrow, residual, narrow, residual), tunable, add_norm_ways(narrow, residual, weight[: CHANNELS // 2]),
         ),
     )  # fmt: skip
 
@@ -207,6 +202,21 @@ def check() -> None:
                 assert error <= loose, "a kernel is wrong on this GPU"
 
 
+def checked(ways: list[Way], expected: Tensor) -> Iterator[Way]:
+    """Those that run here and come to what ours does: a peer that was asked for something else would be no peer."""
+    for way in ways:
+        try:
+            got = way.y(way.run()).float().flatten()
+        except Exception as error:
+            print(f"  {way.name}: {type(error).__name__}: {str(error).splitlines()[:1]}")
+            continue
+        error_size = float((got - expected.float().flatten()).abs().max() / expected.float().abs().max())
+        if error_size <= 3e-2:
+            yield way
+        else:
+            print(f"  {way.name}: differs by {error_size:.1e} of the largest value")
+
+
 def milliseconds(function: Callable[[], Any]) -> float:
     import triton.testing
 
@@ -222,7 +232,7 @@ def copy_rate() -> float:
 def measured(sweep: bool, only: str) -> None:
     rate = copy_rate()
     print(f"{torch.cuda.get_device_name()}: copies {rate:,.0f} GB/s (read and written)\n")
-    print(f"{'kernel':14} {'on':36} {'ms':>8} {'GB/s':>7} {'of copy':>8} {'peer ms':>8} {'faster':>7}")
+    print(f"{'kernel':14} {'on':36} {'ms':>8} {'GB/s':>7} {'of copy':>8} {'peer ms':>8} {'faster':>7}  the peer's way")
 
     def cases() -> Iterator[tuple[str, str, Callable[[], Result]]]:
         for shape, pack in packs():
@@ -236,13 +246,15 @@ def measured(sweep: bool, only: str) -> None:
     for name, shape, prepare in cases():
         if only not in name:
             continue
-        ours, moved, tunable, theirs = prepare()
+        ours, moved, tunable, ways = prepare()
         if not sweep:
+            got = ours()
+            ways = list(checked(ways, got[0] if isinstance(got, tuple) else got))
             time = milliseconds(ours)
             row = f"{name:14} {shape:36} {time:8.3f} {moved / time / 1e6:7,.0f} {moved / time / 1e6 / rate:8.0%}"
-            if theirs:
-                other = milliseconds(theirs)
-                row += f" {other:8.3f} {other / time:6.2f}×"
+            if ways:
+                other, best = min((milliseconds(way.run), way.name) for way in ways)
+                row += f" {other:8.3f} {other / time:6.2f}×  {best}"
             print(row, flush=True)
             continue
         found = []
