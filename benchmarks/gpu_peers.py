@@ -12,7 +12,7 @@ system reads. What is timed is the scoring stage, from token ids to one number a
     vllm-cached  one token and no log-probabilities, prefix cache on: what vLLM could do if it scored from its cache
 
 Each system has a process of its own. Those of one model start together, since starting is not timed, and then take
-turns: while one is timed the others wait. What takes longer than the limit is stopped and reported as that.
+turns: while one is timed the others wait. What makes no run within the limit is stopped and reported as that.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import json
 import logging
 import multiprocessing
 import os
+import re
 import signal
 import tempfile
 import time
@@ -146,6 +147,7 @@ def open_vllm(model: str, folder: Path, asked: list[Request], cache: int, cached
         enable_prefix_caching=True if cached else None,
         gpu_memory_utilization=0.1,  # what must be free at the start, with the cache's size given
         kv_cache_memory_bytes=cache,
+        max_num_seqs=256 if model == "mamba2" else None,  # it wants a state for each, and Mamba-2's are large
         compilation_config={"cudagraph_capture_sizes": [1, 2, 4, 8, 16, 32, 64, 128, 256]},  # prompts fill larger steps
     )
     asks: dict[str, Any] = {"temperature": 0, "max_tokens": 1, "detokenize": False}
@@ -200,11 +202,11 @@ def serve(connection: Connection, system: str, model: str, folder: Path, questio
     connection.send("ready")
     connection.recv()
     score = Score([], note=note)
-    for _ in range(times):
+    for number in range(times):
         began = time.perf_counter()
         score.sums = run()
         score.seconds.append(time.perf_counter() - began)
-    connection.send(score)
+        connection.send((score, number + 1 == times))
     connection.recv()  # until it is stopped: what it runs in is torn down at once, not while another is timed
 
 
@@ -229,8 +231,21 @@ class Side:
             return self.failed()
 
     def failed(self) -> str:
-        said = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return f"failed: {said[-1] if said else 'without a word'}"
+        """The first error in its log: what a process of its own said first is why the others then ended."""
+        said = self.log.read_text(encoding="utf-8", errors="replace")
+        errors = [line for line in said.splitlines() if re.search(r"\b\w*Error: ", line)]
+        return f"failed: {errors[0] if errors else said.strip()[-200:]}"
+
+    def measure(self, limit: float) -> Any:
+        """Its turn: the runs that it makes before the limit; a sentence if that is none."""
+        self.connection.send("go")
+        until = time.monotonic() + limit
+        score: Any = None
+        while not isinstance(said := self.hear(until - time.monotonic()), str):
+            score, last = said
+            if last:
+                return score
+        return score or (said if said.startswith("failed") else f"more than {limit:.0f} s")
 
     def stop(self) -> None:
         try:
@@ -267,8 +282,7 @@ def measure(models: list[str], work: Path, options: argparse.Namespace) -> dict[
                 )
                 side.stop()
         for side in waiting:
-            side.connection.send("go")
-            found[side.model, side.system] = score = side.hear(options.limit)
+            found[side.model, side.system] = score = side.measure(options.limit)
             side.stop()
             shown = f"{median(score.seconds):.3f} s {score.note}" if isinstance(score, Score) else score
             print(f"{side.model} {side.system}: {shown}", flush=True)

@@ -24,6 +24,8 @@ from torch import Tensor
 from evalspec.plan.pack import Pack
 
 NO_STEP = -100.0  # softplus of it, and of it and any bias, is 0
+BLOCKS = (128, 256, 512, 1024, 2048)
+"""Tokens that `selective_scan_fn` takes at once, by length; of rows that do not fill them it reads single values."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,8 @@ def function_of(module: str, name: str) -> Callable[..., Any] | None:
 class Rows:
     """Sequences of a pack's tokens as rows of one length: `index` (rows, longest), and what of it is `real`."""
 
-    def __init__(self, sequences: list[np.ndarray]) -> None:
-        longest = max(map(len, sequences))
+    def __init__(self, sequences: list[np.ndarray], longest: int = 0) -> None:
+        longest = max(longest, *map(len, sequences))
         index = np.zeros((len(sequences), longest), np.int64)
         real = np.zeros(index.shape, bool)
         for row, sequence in enumerate(sequences):
@@ -91,16 +93,27 @@ def numbered(pack: Pack) -> Tensor:
 def scan_ways(
     pack: Pack, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, bias: Tensor
 ) -> list[Way]:
-    """`selective_scan_fn` with softplus and gate; B and C in x's dtype, which is all it takes."""
+    """`selective_scan_fn` with softplus and gate; B and C in x's dtype, which is all it takes. Rows are as long as the
+    longest, or padded further to whole blocks: more to compute, but quicker to read."""
     function = function_of("mamba_ssm.ops.selective_scan_interface", "selective_scan_fn")
     if not function:
         return []
-    if pack.rows:
-        name, rows = "rows", Rows(segments(pack, range(len(pack.length))))
-    elif len(pack.levels) == 1:
-        name, rows = "padded", Rows(segments(pack, range(len(pack.length))))
-    else:
-        name, rows = "paths", Rows(paths(pack))
+    several = len(pack.levels) > 1
+    sequences = paths(pack) if several else segments(pack, range(len(pack.length)))
+    name = "paths" if several else "rows" if pack.rows else "padded"
+    ways = [_scan_rows(function, name, Rows(sequences), x, delta, A, B, C, D, z, bias)]
+    longest = max(map(len, sequences))
+    whole = next((size for size in BLOCKS if longest <= size), -(-longest // BLOCKS[-1]) * BLOCKS[-1])
+    if whole > longest:
+        rows = Rows(sequences, whole)
+        ways.append(_scan_rows(function, f"{name}, whole blocks", rows, x, delta, A, B, C, D, z, bias))
+    return ways
+
+
+def _scan_rows(
+    function: Any, name: str, rows: Rows, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor,
+    z: Tensor, bias: Tensor,
+) -> Way:  # fmt: skip
     A = A.contiguous()
     u, step, b, c, gate = (
         rows.of(values.to(x.dtype), padding).transpose(1, 2).contiguous()
@@ -112,7 +125,7 @@ def scan_ways(
             u, step, A, b, c, D, z=gate, delta_bias=bias, delta_softplus=True, return_last_state=True
         )  # fmt: skip
 
-    return [Way(name, run, lambda found: rows.back(found[0].transpose(1, 2), torch.empty_like(x)))]
+    return Way(name, run, lambda found: rows.back(found[0].transpose(1, 2), torch.empty_like(x)))
 
 
 def conv_ways(pack: Pack, x: Tensor, weight: Tensor, bias: Tensor) -> list[Way]:
