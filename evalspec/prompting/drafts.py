@@ -7,7 +7,7 @@ Everything that a sample's prompt depends on comes in here, so two cells with th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -250,7 +250,7 @@ def draft_task(
             )
     shown: dict[Key, Row] = {("rows", row.id): row for row in samples}
     shown |= {(place, row.id): row for draw in chosen for some in draw for row in some}
-    hits, gold = _passages(name, task, templates, source, shown, {("rows", row.id) for row in samples}, root, cache)
+    hits, gold = _passages(name, task, templates, source, shown, evaluated, root, cache)
 
     # Without choices, what else a shot could show is what the other rows of the pool are answered with.
     others: tuple[str, ...] = ()
@@ -348,12 +348,11 @@ def _passages(
     templates: Templates,
     source: Source,
     shown: Mapping[Key, Row],
-    evaluated: Collection[Key],
+    evaluated: Sequence[Row],
     root: Path,
     cache: Path,
 ) -> tuple[dict[Key, tuple[Hit, ...]], dict[Key, tuple[str, ...]]]:
-    """Retrieved passages and gold ids of each row. Gold is withheld from evaluated rows, never from shots: a worked
-    example whose answer stands nowhere would teach to guess."""
+    """Retrieved passages and gold ids of each row."""
     rows = list(shown.values())
     block = task.retrieval
     if block is None:
@@ -371,7 +370,7 @@ def _passages(
         if templates.passage
     ]
     ids = [row.id for row in rows]
-    withheld = {number for number, key in enumerate(shown) if block.withhold_gold and key in evaluated}
+    withheld = _withheld(block, templates, shown, evaluated)
     with located(f"tasks.{name}.retrieval"):
         if block.chunk and block.retriever != "none":
             passages = chunked(passages, block.chunk, root)
@@ -393,6 +392,24 @@ def _begun(prefix: str, told: str) -> str:
 def _joint(question: str, prefix: str, delimiter: str) -> str:
     """What stands between a question and the prefix of its answer."""
     return "" if not question or question[-1].isspace() or prefix[0].isspace() else delimiter
+
+
+def _withheld(
+    block: RetrievalBlock, templates: Templates, shown: Mapping[Key, Row], evaluated: Sequence[Row]
+) -> list[frozenset[str]]:
+    """Ids of the documents that each row is not shown: with `withhold_gold`, what answers any evaluated row.
+
+    A shot keeps what answers the shot itself (a worked example whose answer stands nowhere would teach to guess), but
+    its other passages stand in the same prompt as a question, and must not answer it. All evaluated rows count,
+    whatever the limit, so that it changes no prompt.
+    """
+    if not block.withhold_gold or templates.gold is None:
+        return [frozenset()] * len(shown)
+    golds = {row.id: frozenset(_texts(templates.gold.evaluate(row.values, row.id))) for row in evaluated}
+    every = frozenset().union(*golds.values())
+    own = [frozenset(_texts(templates.gold.evaluate(row.values, row.id))) for row in shown.values()]
+    tested = [place == "rows" and name in golds for place, name in shown]
+    return [gold if is_tested else every - gold for gold, is_tested in zip(own, tested, strict=True)]
 
 
 def _rooted(block: RetrievalBlock, root: Path) -> RetrievalBlock:

@@ -58,10 +58,11 @@ class Answer:
 def answer_of(results: Results, task: str, comparisons: Sequence[Comparison] = ()) -> Answer | None:
     """The answer to a task, None where no cell has its main metric yet. `comparisons` are those of the run's main
     metrics; without them nothing is said of who is better."""
-    compared = [c for c in comparisons if c.family.task == task]
     found, main = results.main_of(task), results.main.get(task)
     if main is None or not found:
         return None
+    ranked = {cell.cell_id for cell in results.cells if _ranks_models(main, cell.condition)}
+    compared = [c for c in comparisons if c.family.task == task and not (c.cells and set(c.cells) - ranked)]
     conditions = [c for c in results.conditions(task) if any((m, c) in found for m in results.models)]
     models = tuple(m for m in results.models if any((m, c) in found for c in conditions))
     if any(c.get("retriever") not in (None, "none") for c in conditions):
@@ -82,11 +83,33 @@ def answer_of(results: Results, task: str, comparisons: Sequence[Comparison] = (
     return Answer(task, main.words, tuple(sentences), models, rows, sizes(list(found.values())), main.share)
 
 
+def _ranks_models(main: MainMetric, condition: Condition) -> bool:
+    """Whether more of the metric is better there: where the gold passage may be shown, abstaining more is not."""
+    return main.name != "abstained" or bool(condition.get("withhold_gold"))
+
+
 def _retrieval_sentences(
     found: Found, main: MainMetric, models: Sequence[str], conditions: Sequence[Condition]
 ) -> list[str]:
-    """Gold given, nothing given, then what retrievers found: the three numbers that a reader of RAG results needs."""
-    sentences = []
+    """Gold given, nothing given, then what retrievers found: the three numbers that a reader of RAG results needs.
+
+    Conditions in which the gold passage is withheld have a sentence of their own, the first where abstaining is meant.
+    """
+    withheld = [condition for condition in conditions if condition.get("withhold_gold")]
+    sentences = _shown_sentences(found, main, models, [c for c in conditions if c not in withheld])
+    if withheld:
+        middle = _middle(withheld)
+        label = middle.without("withhold_gold").label if len(middle.params) > 1 else "in each ranking"
+        said = f"With the gold passage withheld ({label}), {main.words} is {_values(found, main, models, middle)}."
+        sentences.insert(0 if main.name == "abstained" else len(sentences), said)
+    return sentences
+
+
+def _shown_sentences(
+    found: Found, main: MainMetric, models: Sequence[str], conditions: Sequence[Condition]
+) -> list[str]:
+    """What the conditions say in which the gold passage may be found."""
+    sentences: list[str] = []
     of: dict[str, list[Condition]] = {}
     for condition in conditions:
         of.setdefault(str(condition.get("retriever")), []).append(condition)
@@ -102,8 +125,8 @@ def _retrieval_sentences(
     if searched:
         first = of[str(searched[0].get("retriever"))]
         middle = _middle(first)
-        sentences.append(f"With {middle.label}, it is {_values(found, main, models, middle)}.")
-    if len(searched) > 1:
+        sentences.append(f"With {middle.label}, {main.words} is {_values(found, main, models, middle)}.")
+    if len(searched) > 1 and _ranks_models(main, searched[0]):
         tops = []
         for model in models:
             scored = [(found[model, c], c) for c in searched if (model, c) in found]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from evalspec.spec.params import Value, scalar
+
+_COLUMN = re.compile(r"\{\{ *(\w+) *\}\}")  # a template that is one column
 
 # Retrievers stand in the order of a reader's question: nothing, what is found, what could be found at best.
 _RETRIEVERS = ("none", "bm25", "dense", "fusion")
@@ -53,6 +56,10 @@ def number(value: Value) -> float | None:
 def _part(name: str, value: Value) -> str:
     if name == "retriever":
         return "no passages" if value == "none" else str(value)
+    if name == "withhold_gold":
+        return "gold withheld" if value else "gold left in"
+    if name == "same" and isinstance(value, str) and (column := _COLUMN.fullmatch(value.strip())):
+        return f"same {column[1]}"
     if isinstance(value, str) and (not value.strip() or value != " ".join(value.split())):
         return f"{name} = {json.dumps(value, ensure_ascii=False)}"  # white space that a label would not show
     return f"{name} = {'–' if value is None else value}"

@@ -44,12 +44,12 @@ class Oracle:
             raise RetrievalError(f"`gold_at: {place}` is no place among {among}; places count from 1")
         near: list[Ranking] = [[] for _ in queries]
         if self._bm25 is not None:
-            most = max((len(query.gold) for query in queries), default=0)
+            most = max((len({*query.gold, *query.withheld}) for query in queries), default=0)
             near = self._bm25.search(queries, self._size if self._chunked else (k if count is None else count) + most)
         return [self._one(query, [index for index, _ in found], k) for query, found in zip(queries, near, strict=True)]
 
     def _one(self, query: Query, near: Sequence[int], k: int) -> Ranking:
-        gold = [] if query.withheld else list(dict.fromkeys(query.gold))
+        gold = [index for index in dict.fromkeys(query.gold) if index not in query.withheld]
         count = self._settings.n_distractors
         if count is None:
             if self._chunked and len(gold) > k:
@@ -57,13 +57,13 @@ class Oracle:
                 gold = sorted(list(dict.fromkeys([*(index for index in near if index in known), *gold]))[:k])
             gold = gold[:k]
             count = k - len(gold)
-        distractors = self._distractors(query, near, min(count, self._size - len(set(query.gold))))
+        distractors = self._distractors(query, near, min(count, self._size))
         order = self._arranged(query, gold, distractors)
         return [(index, 1.0 if index in query.gold else 0.0) for index in order]
 
     def _distractors(self, query: Query, near: Sequence[int], count: int) -> list[int]:
         """`count` wrong passages, the first ones those of a smaller count."""
-        taken = set(query.gold)
+        taken = {*query.gold, *query.withheld}
         if self._settings.distractors == "near":
             first = [index for index in near if index not in taken]
         elif self._settings.distractors == "same":

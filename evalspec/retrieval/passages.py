@@ -34,13 +34,13 @@ class Passage:
 class Query:
     """What is looked for. `gold` are indices of the passages that answer it; only the oracle looks at them.
 
-    `withheld`: the gold passages are not to be found.
+    `withheld` are indices of passages that are not to be found.
     """
 
     text: str
     row_id: str = ""
     gold: tuple[int, ...] = ()
-    withheld: bool = False
+    withheld: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,13 @@ def retrieve(
     gold: Sequence[Sequence[str]] | None,
     row_ids: Sequence[str],
     cache: Path | None,
-    withheld: Collection[int] = (),
+    withheld: Sequence[Collection[str]] | None = None,
 ) -> list[tuple[Hit, ...]]:
     """The hits of each row, best first: at most `block.k`, fewer where the corpus or the ranking ends.
 
     Args: queries, gold (ids of the documents that answer; None where the block has no `gold`) and row_ids are parallel
-    · cache is the folder that keeps embeddings (None: keep nothing) · withheld: the numbers of the rows whose gold
-    passages are left out. With the retriever `none` nothing else is looked at.
+    · cache is the folder that keeps embeddings (None: keep nothing) · withheld: for each row the ids of documents
+    that are left out. With the retriever `none` nothing else is looked at.
     Raises: RetrievalError for a missing or empty corpus, passage ids that repeat, gold ids that no passage has, an
     oracle without gold, a missing package; EvalspecError for an unknown retriever.
     """
@@ -39,8 +39,8 @@ def retrieve(
         raise RetrievalError("the retriever `oracle` puts the gold passages in; say with `gold:` which these are")
     golds = [() for _ in row_ids] if gold is None else _gold_places(gold, places, row_ids)
     asked = [
-        Query(text, row, own, number in withheld)
-        for number, (text, row, own) in enumerate(zip(queries, row_ids, golds, strict=True))
+        Query(text, row, own, frozenset(index for name in out for index in places.get(name, ())))
+        for text, row, own, out in zip(queries, row_ids, golds, withheld or [()] * len(row_ids), strict=True)
     ]
     built = _built(block.retriever, tuple(passages), settings_of(block), cache)
     rankings = _rankings(block, built, passages, asked, cache)
@@ -64,10 +64,10 @@ def _rankings(
     if block.retriever == "oracle":
         return retriever.search(asked, block.k)  # it knows of withheld gold, and of numbers of distractors
     depth = max(block.rerank.depth, block.k) if block.rerank else block.k
-    spare = max((len(query.gold) for query in asked if query.withheld), default=0)
+    spare = max((len(query.withheld) for query in asked), default=0)
     found = retriever.search(asked, depth + spare)
     kept = [
-        [hit for hit in ranking if not query.withheld or hit[0] not in query.gold][:depth]
+        [hit for hit in ranking if hit[0] not in query.withheld][:depth]
         for query, ranking in zip(asked, found, strict=True)
     ]
     if block.rerank:

@@ -322,8 +322,8 @@ class RetrievalBlock(Block):
     order: Literal["rank", "reverse", "random"] = "rank"
     """Order of the passages in the prompt: best first, best last, or at random."""
     withhold_gold: bool = False
-    """Leave each evaluated row's gold passages out of its ranking, so that nothing relevant is there. Shots keep
-    theirs."""
+    """Leave each evaluated row's gold passages out of its ranking and its shots', so that nothing relevant is there.
+    Shots keep what answers themselves."""
     distractors: Literal["near", "random"] | SameBlock = "near"
     """Oracle: the passages beside the gold are BM25's best wrong ones, random ones, or those that have something in
     common with it."""

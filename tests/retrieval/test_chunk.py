@@ -102,5 +102,7 @@ def test_withheld_documents_are_withheld_whole() -> None:
         {"corpus": DataBlock(file="x"), "gold": "{{ g }}", "chunk": {"words": 4}, "withhold_gold": True, "k": 9}
     )
     assert block.chunk
-    (found,) = retrieve(block, chunked(DOCUMENTS, block.chunk, Path()), ["green red lamp"], [["a"]], ["r"], None, {0})
+    (found,) = retrieve(
+        block, chunked(DOCUMENTS, block.chunk, Path()), ["green red lamp"], [["a"]], ["r"], None, [["a"]]
+    )
     assert found and {hit.passage.document for hit in found} == {"b", "c"}

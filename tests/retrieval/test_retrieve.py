@@ -90,7 +90,9 @@ QUESTIONS = ["red cart", "green cart", "blue cart", "white cart"]
 GOLDS = [["p0"], ["p1"], ["p2"], ["p3"]]
 
 
-def asked(retriever: str = "bm25", withheld: Sequence[int] = (), **more: object) -> list[tuple[Hit, ...]]:
+def asked(
+    retriever: str = "bm25", withheld: Sequence[Sequence[str]] | None = None, **more: object
+) -> list[tuple[Hit, ...]]:
     rows = [f"r{n}" for n in range(len(QUESTIONS))]
     return retrieve(block(retriever, **more), COLOURS, QUESTIONS, GOLDS, rows, None, withheld)
 
@@ -115,11 +117,12 @@ def test_an_order_changes_places_in_the_prompt_and_no_ranks(retriever: str) -> N
 @pytest.mark.parametrize("retriever", ["bm25", "oracle"])
 def test_withheld_gold_is_not_found_and_the_prompt_stays_as_long(retriever: str) -> None:
     whole = asked(retriever, k=3, withhold_gold=True)
-    found = asked(retriever, k=3, withhold_gold=True, withheld=[0, 2])
+    found = asked(retriever, k=3, withhold_gold=True, withheld=[["p0"], [], ["p2", "p1"], []])
     assert [len(row) for row in found] == [3, 3, 3, 3]
     for number, (row, gold) in enumerate(zip(found, GOLDS, strict=True)):
         assert (gold[0] in [hit.passage.id for hit in row]) == (number not in (0, 2))
         assert [hit.rank for hit in row] == [1, 2, 3]
+    assert "p1" not in [hit.passage.id for hit in found[2]], "what answers another row can be left out too"
     assert (found[1], found[3]) == (whole[1], whole[3])
     if retriever != "oracle":
         assert [hit.passage.id for hit in found[0]][:2] == [hit.passage.id for hit in whole[0]][1:]

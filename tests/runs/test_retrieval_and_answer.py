@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,29 @@ def test_distractors_share_what_they_were_asked_to_share(done: tuple[Path, Plan]
     assert all(attribute[passage] == of_question[sample] for sample, passage, _ in found)
 
 
-def test_withheld_gold_is_in_no_prompt_but_in_those_of_shots_and_recall_is_absent(done: tuple[Path, Plan]) -> None:
+def test_withheld_gold_is_nowhere_in_the_prompt_not_even_among_the_passages_of_shots(tmp_path: Path) -> None:
+    """With ten passages a shot, some of them answer a question of another row: in these worlds half of the prompts."""
+    from evalspec.data.worlds.rows import passages, questions
+
+    text = {str(row["id"]): str(row["text"]) for row in passages(3, people=4, towns=2, things=2)}
+    gold = {str(row["id"]): text[str(row["gold_ids"][0])] for row in questions(3, people=4, towns=2, things=2)}
+    leaks: dict[bool, int] = {}
+    for withheld in (False, True):
+        spec: dict[str, Any] = json.loads(json.dumps(SPEC)) | {"sweep": {}}
+        task, sizes = spec["tasks"]["ask"], {"options": {"people": 4, "towns": 2, "things": 2}}
+        task["data"] = {"generate": "world.questions", "seed": 3, **sizes}
+        task["retrieval"] |= {"corpus": {"generate": "world.passages", "seed": 3, **sizes}, "k": 10}
+        task["retrieval"]["withhold_gold"] = withheld
+        whole = compile_plan(load(spec, root=ROOT)).models[0].samples
+        leaks[withheld] = sum(gold[sample.draft.sample_id] in sample.draft.prompt.split("\n\n")[0] for sample in whole)
+        if withheld:
+            assert not any(gold[sample.draft.sample_id] in sample.draft.prompt for sample in whole)
+            part = compile_plan(load(spec, root=ROOT), limit=5).models[0].samples
+            assert [s.draft.prompt for s in part] == [s.draft.prompt for s in whole[:5]], "a limit changes no prompt"
+    assert leaks[False] > 0 == leaks[True]
+
+
+def test_withheld_gold_is_irrelevant_to_recall_and_a_shot_keeps_its_own(done: tuple[Path, Plan]) -> None:
     cells = """cells USING (run_id, cell_id) WHERE params->>'$."tasks.ask.retrieval.withhold_gold"' = 'true'"""
     assert asked(done, f"SELECT DISTINCT relevant FROM retrievals JOIN {cells}") == [(False,)]
     metrics = asked(done, f"SELECT DISTINCT metric FROM scores JOIN {cells}")
@@ -159,3 +182,6 @@ def test_the_report_draws_what_was_shown_and_used(done: tuple[Path, Plan]) -> No
     text = page.read_text(encoding="utf-8")
     assert "Was the gold passage there, and was it used?" in text
     assert "What a question costs, and what it buys" in text
+    assert "With the gold passage withheld (bm25), exact match is" in text
+    assert "oracle, n_distractors = 2, same attribute" in text
+    assert "gold withheld)" not in text, "no other sentence speaks of what was withheld"
