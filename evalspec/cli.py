@@ -142,7 +142,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--model", metavar="A=B", action="append", default=[], help="compare model A with B (of RUN_B)")
     sub.add_argument(
         "--architecture", metavar="NAME=PATTERN", action="append", default=[],
-        help="models called like PATTERN are training seeds of one architecture (mamba=mamba-s*); give two or more",
+        help="models called like PATTERN are training seeds of one architecture (mamba=mamba,mamba-s*); two or more",
     )  # fmt: skip
     store_options(sub)
     sub.add_argument("--reports", type=Path, metavar="DIR", help="where the page goes (default: beside the store)")

@@ -191,10 +191,15 @@ def _scores(columns: ScoreColumns) -> Scores:
 
 
 def _members(sides: Sequence[Side], architectures: Mapping[str, str], run_id: str) -> dict[str, str]:
-    """The architecture of each model."""
+    """The architecture of each model; a pattern may be several, with commas between them."""
     member: dict[str, str] = {}
     for name, pattern in architectures.items():
-        fitting = {side.label for side in sides if fnmatchcase(side.label, pattern) or fnmatchcase(side.model, pattern)}
+        fitting = {
+            side.label
+            for side in sides
+            for part in pattern.split(",")
+            if fnmatchcase(side.label, part) or fnmatchcase(side.model, part)
+        }
         if not fitting:
             known = ", ".join(dict.fromkeys(side.label for side in sides))
             raise StoreError(f"no model of run {run_id} is called like `{pattern}` ({name}). It has: {known}")
