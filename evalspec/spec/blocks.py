@@ -675,7 +675,10 @@ class Spec(Block):
     )
     """What varies: from a path to its values (a product over paths); a value that is a mapping is a condition, merged
     into the block at that path, and lists inside it are expanded. `zip:` holds paths that advance together."""
-    hypotheses: dict[Annotated[str, Field(pattern=NAME)], HypothesisBlock] = Field(default_factory=dict)
+    hypotheses: Annotated[
+        dict[Annotated[str, Field(pattern=NAME)], HypothesisBlock],
+        BeforeValidator(lambda value: {} if value is None else value),
+    ] = Field(default_factory=dict)
     """What you expect to find, by name: claims that the run judges by paired tests, and that its report begins with."""
 
     @model_validator(mode="after")
