@@ -22,7 +22,8 @@ answer then counts as not found, `scores.extracted` holds what was left, and eve
 - `map`: from whole texts to what they mean.
 - `vote`: the text that most of the first n repeats came to, the first seen of equals (self-consistency, arXiv
   2203.11171; `majority_vote` of lm-evaluation-harness). An answer that was not found votes as its fallback, as it does
-  there. It is one score a sample, with `repeat` NULL; where one of the n repeats failed there is none.
+  there; with `abstain: true` it does not, unless none was found. It is one score a sample, with `repeat` NULL; where
+  one of the n repeats failed there is none.
 """
 
 from __future__ import annotations
@@ -82,7 +83,9 @@ def vote(outputs: Sequence[str], chain: Sequence[StepBlock]) -> Extraction | Non
     wanted = votes_of(chain)
     if wanted is None or len(outputs) < wanted:
         return None
-    return majority([extract(output, chain) for output in outputs[:wanted]])
+    answers = [extract(output, chain) for output in outputs[:wanted]]
+    voting = [answer for answer in answers if answer.found] if chain[-1].abstain else answers
+    return majority(voting or answers)
 
 
 def step_of(block: StepBlock) -> Step:

@@ -32,6 +32,7 @@ from evalspec.report.marks import (
 from evalspec.report.reading_charts import by_cost, gold_and_answer
 from evalspec.report.results import GoldPlace, GoldUse, MainMetric, Results
 from evalspec.report.retrieval_charts import by_gold_place, retrieval_and_answer
+from evalspec.report.step_charts import by_stage, by_votes
 
 AXES = {
     "k": "passages in the prompt (k)",
@@ -54,6 +55,7 @@ def figures_of(results: Results, task: str, places: Sequence[GoldPlace], uses: S
     drawn += [bynumber(results, task, name) for name in swept if axes is None or name != axes[1]]
     if not any(drawn):
         drawn.append(by_condition(results, task))
+    drawn += [by_votes(results, task), by_stage(results, task)]
     drawn += [by_gold_place(results, task, places), gold_and_answer(results, task, uses)]
     drawn += [retrieval_and_answer(results, task), by_cost(results, task)]
     of = f"{task}: " if len(results.main) > 1 else ""

@@ -17,7 +17,7 @@ SETTINGS_OF_STEP: dict[str, tuple[str, ...]] = {
     "json_field": ("fallback",),
     "replace": ("by",),
     "map": ("fallback",),
-    "vote": (),
+    "vote": ("abstain",),
 }
 
 
@@ -43,6 +43,8 @@ class StepBlock(Block):
     """From whole texts to what they mean: `{yes: "A", no: "B"}`. A text that is not there is no answer."""
     vote: int | None = Field(default=None, ge=1)
     """The text that most of a sample's first so many repeats came to, the first seen of equals: one score a sample."""
+    abstain: bool = False
+    """Vote: an answer that was not found does not vote, unless none was."""
     fallback: str = "[invalid]"
     """What stands for the answer where nothing is found; it is counted, and scored as wrong."""
 

@@ -140,6 +140,13 @@ def test_a_vote_is_the_majority_of_the_first_n_and_ties_go_to_the_first_seen(out
         assert verdict == Extraction(Counter(outputs[:n]).most_common(1)[0][0])
 
 
+def test_answers_that_were_not_found_can_abstain() -> None:
+    chain = TypeAdapter(Chain).validate_python(["last_number", {"vote": 3, "abstain": True}])
+    assert vote(["none", "none", "7"], chain) == Extraction("7")
+    assert vote(["none", "none", "none"], chain) == INVALID
+    assert vote(["none", "none", "none", "7"], chain) == INVALID, "only the first three vote"
+
+
 def test_answers_that_were_not_found_vote_as_their_fallback() -> None:
     assert majority([INVALID, Extraction("7"), INVALID]) == INVALID
     assert majority([Extraction("7"), INVALID]) == Extraction("7")
