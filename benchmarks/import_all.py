@@ -20,13 +20,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.harness import find_peer_python
+from benchmarks.parity import markdown
 from evalspec.errors import EvalspecError
 from evalspec.importing.lm_eval_index import Entry, Index, Leaf, installed_tasks
 from evalspec.importing.lm_eval_spec import MODEL, spec_text
 from evalspec.importing.lm_eval_task import carry, task_name
 from evalspec.importing.lm_eval_yaml import HarnessError, functions
 from evalspec.spec import loads
-from evalspec.tabular import table
 
 BAR = 0.95
 
@@ -101,8 +101,11 @@ def report(counts: Counts) -> str:
         [
             f"{names:,} leaf tasks, {counts.kinds['group']:,} groups, {counts.kinds['tag']:,} tags.",
             f"{counts.calling:,} leaf tasks call Python by `!function` and are refused ({calling}).",
-            table(("without Python", "leaf tasks", "imported and valid", "share"), shown, ""),
-            table(("tasks", "refused because"), [(f"{n:,}", reason) for reason, n in why.most_common()], ""),
+            "",
+            markdown(("without Python", "leaf tasks", "imported and valid", "share"), shown),
+            "",
+            markdown(("tasks", "refused because"), [(f"{n:,}", reason) for reason, n in why.most_common()]),
+            "",
             f"{counts.seconds:.0f} s of CPU.",
         ]
     )

@@ -66,9 +66,13 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     for task in job["tasks"]:
         scored.clear()
         written.clear()
-        out = simple_evaluate(model=model, tasks=[task], task_manager=manager, bootstrap_iters=0, log_samples=False)
+        out = simple_evaluate(model=model, tasks=[task], task_manager=manager, bootstrap_iters=0, log_samples=True)
         results = {key: value for key, value in out["results"][task].items() if "," in key}
-        found[task] = {"requests": [*scored, *written], "results": results}
+        taken: dict[str, dict[int, Any]] = {}
+        for sample in out["samples"][task] if written else ():
+            taken.setdefault(sample["filter"], {})[sample["doc_id"]] = sample["filtered_resps"][0]
+        answers = {name: [texts[number] for number in sorted(texts)] for name, texts in taken.items()}
+        found[task] = {"requests": [*scored, *written], "answers": answers, "results": results}
     return found
 
 

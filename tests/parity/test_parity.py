@@ -1,7 +1,7 @@
 """What real lm-eval and evalspec say of the same task files is the same, on a shipped model.
 
-It needs an interpreter with lm-eval: $EVALSPEC_PEER_PYTHON, .venv-bench (`make bench` makes it), or this one. All tasks,
-and the untrained models with a tokenizer of their own, are for `python -m benchmarks.parity`.
+It needs an interpreter with lm-eval: $EVALSPEC_PEER_PYTHON, .venv-bench (`make bench` makes it), or this one. All
+tasks, and the untrained models with a tokenizer of their own, are for `python -m benchmarks.parity`.
 """
 
 from __future__ import annotations
