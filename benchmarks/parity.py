@@ -5,8 +5,8 @@
 The task files are tests/parity/tasks/*.yaml; evalspec imports them (`evalspec import lm-eval`) and runs what comes out.
 Parity is: the same token ids, log-probabilities of each request within 1e-4, the same argmax (or text) wherever the
 margin exceeds 2e-4, and, where no such near tie arose, the same answer under every filter, and metric values and
-standard errors within 1e-6. Of a perplexity that is its logarithm, within 1e-6 of its own size: both are made of sums in
-float32, and exp multiplies what rounding leaves in them. The exit code is 1 where it fails.
+standard errors within 1e-6. Of a perplexity that is its logarithm, within 1e-6 of its own size: both are made of sums
+in float32, and exp multiplies what rounding leaves in them. The exit code is 1 where it fails.
 """
 
 from __future__ import annotations
