@@ -68,7 +68,7 @@ def test_an_error_names_file_line_and_column_and_returns_2(tmp_path: Path) -> No
     (tmp_path / "prompts" / "rag.jinja").write_text("{{ question }}")
     (tmp_path / "wrong.yaml").write_text(text)
     said = evalspec("validate", "wrong.yaml", folder=tmp_path, code=2).stderr
-    assert "wrong.yaml:22:7: tasks.open_book.retrieval has no key `retreiver`. Did you mean `retriever`?" in said
+    assert "wrong.yaml:23:7: tasks.open_book.retrieval has no key `retreiver`. Did you mean `retriever`?" in said
     assert "^^^^^^^^^" in said
 
 
