@@ -1,8 +1,9 @@
 """The samples that a page carries to be read: all of them, or a chosen part when there are too many.
 
 The part is stratified over cells and drawn by a hash of the sample's id, so that it is the same every time: up to
-three quarters failures (they teach the most), the rest successes. Prompts repeat each other, between models and by
-their shots, so the page stores each prompt once, as what it adds to the one before it in sorted order.
+three quarters failures (they teach the most), the rest successes; what a stage's `when` left out is not among them.
+Prompts repeat each other, between models and by their shots, so the page stores each prompt once, as what it adds to
+the one before it in sorted order.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ judged AS (
   LEFT JOIN scores j ON j.run_id = s.run_id AND j.cell_id = s.cell_id AND j.sample_id = s.sample_id
     AND j.draw IS NOT DISTINCT FROM s.draw AND j.repeat IS NOT DISTINCT FROM s.repeat
     AND j.stage IS NOT DISTINCT FROM s.stage AND j.metric = m.metric AND j.filter IS NOT DISTINCT FROM m.filter
-  WHERE s.run_id = $run),
+  WHERE s.run_id = $run AND s.finish_reason IS DISTINCT FROM 'skipped'),
 placed AS (
   SELECT *, row_number() OVER (PARTITION BY cell_id, failed ORDER BY md5(sample_id), draw, repeat, stage) AS place,
          count(*) FILTER (failed) OVER (PARTITION BY cell_id) AS failures,
@@ -51,7 +52,7 @@ SELECT s.*, c.judged, c.failed
 FROM samples s JOIN chosen c ON c.cell_id = s.cell_id AND c.sample_id = s.sample_id
   AND c.draw IS NOT DISTINCT FROM s.draw AND c.repeat IS NOT DISTINCT FROM s.repeat
   AND c.stage IS NOT DISTINCT FROM s.stage
-WHERE s.run_id = $run ORDER BY s.sample_id, s.draw, s.repeat, s.stage"""
+WHERE s.run_id = $run ORDER BY s.sample_id, s.draw, s.repeat, s.stage <> 'main', s.stage"""
 WANTED = "(SELECT DISTINCT unnest($cells) AS cell_id, unnest($samples) AS sample_id) AS wanted"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import altair as alt
@@ -57,14 +58,15 @@ def by_votes(results: Results, task: str) -> Figure | None:
         scale=alt.Scale(type="log" if log else "linear", zero=False, nice=False, padding=14),
         axis=alt.Axis(values=places, grid=False, format=",~r"),
     )
-    words = main.name.replace("_", " ")
+    plain = replace(main, filter=None)  # each point has a filter of its own
+    words = plain.words
     return Figure(
         f"{task}-by-votes",
         f"{words.capitalize()} of a vote over more and more answers",
         f"The answer that most of a sample's first n repeats came to. {sizes(list(found.values()))} samples a point; "
         "bars are 95% intervals; models stand slightly apart along x so that all can be seen.",
         panelled(
-            interval_layers(models, x_axis, metric_axis(main), line=True), points, panels, f"{words} against {title}"
+            interval_layers(models, x_axis, metric_axis(plain), line=True), points, panels, f"{words} against {title}"
         ),
         len(panels),
         ("condition", "votes", "model", *NUMBERS),
@@ -105,14 +107,15 @@ def by_stage(results: Results, task: str) -> Figure | None:
         axis=alt.Axis(values=places, grid=False, format=",~r"),
     )
     every = [e for of_stage in found.values() for e in of_stage.values()]
-    words = main.name.replace("_", " ")
+    plain = replace(main, filter=None)  # each point has a filter of its own
+    words = plain.words
     return Figure(
         f"{task}-by-stage",
         f"{words.capitalize()} of each stage against {short}",
-        f"`{MAIN}` is the task itself. {sizes(every)} samples a point (a stage may leave samples out); bars are 95% "
+        f"{MAIN} is the task itself. {sizes(every)} samples a point (a stage may leave samples out); bars are 95% "
         "intervals; models stand slightly apart along x so that all can be seen.",
         panelled(
-            interval_layers(models, x_axis, metric_axis(main), line=True),
+            interval_layers(models, x_axis, metric_axis(plain), line=True),
             points,
             list(found),
             f"{words} of each stage against {short}",

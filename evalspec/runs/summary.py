@@ -12,6 +12,7 @@ import yaml
 from evalspec.errors import StoreError, suggest
 from evalspec.runs.run import Finished
 from evalspec.spec.needs import METRICS as DECLARED
+from evalspec.spec.needs import metric_of
 from evalspec.store import Store
 from evalspec.tabular import table
 
@@ -86,7 +87,7 @@ def _metrics_text(store: Store, run_id: str, title: str, only: Collection[str] |
         rows = connection.execute(METRICS, [run_id]).fetchall()
     grouped: dict[tuple[str, ...], dict[str, str]] = {}
     for model, task, params, stage, chain, metric, value, low, high, _ in rows:
-        if only is None or metric in only:
+        if only is None or metric in only or metric_of(metric) in only:
             shown = "" if value is None else f"{value:.3f}" + ("" if low is None else f" [{low:.3f}, {high:.3f}]")
             grouped.setdefault((metric, task, stage, chain, _condition(params)), {})[model] = shown
     return _by_model(store, run_id, ("metric", "task", "stage", "filter", "condition"), grouped, title)

@@ -72,6 +72,25 @@ def test_models_at_the_ceiling_or_the_floor_are_undecided_and_the_page_says_why(
     assert "floor in 15, ceiling in 12" in answer.sentences[-1]  # transformer and mamba are both at 0 in 12 more
 
 
+def test_stages_stand_beside_their_task_against_the_one_number_that_was_swept(filled: Filled) -> None:
+    connection = filled(count=12)
+    assert not [f for f in figures_of(read_results(connection, RUN), "open_book", []) if f.name.endswith("by-stage")]
+    connection.execute(
+        "UPDATE runs SET spec = replace(spec, '    metrics: [exact_match', "
+        "'    stages: {judge: {prompt: {template: x}, decode: {}, metrics: [contains]}}\n    metrics: [exact_match')"
+    )
+    connection.execute(
+        "INSERT INTO metrics BY NAME SELECT * REPLACE ('judge' AS stage, 'contains' AS metric) FROM metrics "
+        "WHERE metric = 'exact_match' AND cell_id LIKE '%-bm25-%'"
+    )
+    found = {figure.name: figure for figure in figures_of(read_results(connection, RUN), "open_book", [])}
+    rows = found["open_book-by-stage"].rows
+    assert {row[0] for row in rows} == {"main", "judge"}
+    judged = {row[1:] for row in rows if row[0] == "judge"}
+    assert len(judged) == 4 * 3
+    assert judged <= {row[1:] for row in rows if row[0] == "main"}, "the numbers of the stage are its own rows'"
+
+
 def test_a_sweep_without_retrieval_gets_its_own_figures(filled: Filled) -> None:
     connection = filled(count=12)
     connection.execute("DELETE FROM cells WHERE NOT contains(cell_id, '-bm25-')")

@@ -15,6 +15,9 @@ import evalspec
 from evalspec.errors import PromptError, RunError
 from evalspec.plan.compile import compile_plan
 from evalspec.plan.price import plan_json, plan_table
+from evalspec.report.charts import figures_of
+from evalspec.report.data import read_results
+from evalspec.report.samples import samples_of
 from evalspec.runs import run as run_module
 from evalspec.runs.run import Finished, run
 from evalspec.spec import load
@@ -178,6 +181,22 @@ def test_efficiency_counts_every_stage_once(done: Path) -> None:
     assert outputs > 0
     [(distinct, computed)] = select(done, "SELECT sum(distinct_tokens), sum(computed_tokens) FROM efficiency")
     assert computed == pytest.approx(distinct)
+
+
+def test_the_report_draws_the_vote_and_shows_no_sample_that_was_left_out(done: Path) -> None:
+    with evalspec.connect(done / "store.duckdb") as connection:
+        [(run_id,)] = connection.execute("SELECT run_id FROM runs").fetchall()
+        results = read_results(connection, run_id)
+        [figure] = [figure for figure in figures_of(results, "cot", []) if figure.name == "cot-by-votes"]
+        shown = samples_of(connection, results)
+    assert [row[1] for row in figure.rows] == ["1", "3"]
+    assert results.main["cot"].filter == "strict", "the first of the spec's filters"
+    left_out = len(select(done, "FROM samples WHERE finish_reason = 'skipped'"))
+    assert shown.shown == results.samples - left_out
+    stages = [sample["stage"] for sample in shown.payload["samples"] if sample["cell"] == 0]
+    assert {"main", "half", "check"} == set(stages)
+    lost = [score for sample in shown.payload["samples"] for score in sample.get("scores", ()) if len(score) == 4]
+    assert lost, "an answer that was not found can be found"
 
 
 def test_running_it_again_computes_nothing(done: Path) -> None:
