@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -321,3 +322,28 @@ def test_a_prompt_that_an_output_cannot_make_is_that_samples_error(tmp_path: Pat
         assert "tasks.cot.stages.half.prompt.template" in error
         assert next_error == f"stage `half` has no answer: {error}"
         assert extracted in ("0", "[invalid]")
+
+
+def test_a_chat_models_stage_reads_the_text_and_not_the_markup(tmp_path: Path) -> None:
+    """`prompts.main` goes into the next message as it was meant, and the message into markup of its own."""
+    model = tmp_path / "model"
+    shutil.copytree(ROOT / "evalspec" / "zoo" / "transformer", model)
+    settings = json.loads((model / "tokenizer_config.json").read_text())
+    settings["chat_template"] = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}[assistant]"
+    (model / "tokenizer_config.json").write_text(json.dumps(settings))
+    spec = json.loads(json.dumps(SPEC))
+    spec["models"] = {"transformer": {"weights": str(model), "chat": True}}
+    task = spec["tasks"]["cot"]
+    task["prompt"]["shots"] = {"n": 1, "target": "{{ steps }} Answer: {{ answer }}"}
+    task["decode"] = {"max_tokens": 6}
+    task["filters"] = {"number": ["last_number"]}
+    task["metrics"], task["stages"] = ["exact_match"], {"half": {**HALF, "filters": {}}}
+    spec["tasks"] = {"cot": task}
+    go(tmp_path, spec)
+    rows = select(tmp_path, "SELECT m.prompt, h.prompt FROM samples h JOIN samples m USING (run_id, sample_id, repeat) "
+                            "WHERE m.stage = 'main' AND h.stage = 'half'")  # fmt: skip
+    assert rows
+    for main, half in rows:
+        shot, answer, question = (part for part in re.split(r"\[user\]|\[assistant\]", main) if part)
+        assert half.startswith(f"[user]{shot} {answer}\n\n{question} ")
+        assert half.endswith(". Answer:[assistant]")
