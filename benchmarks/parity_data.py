@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from evalspec.data.rows import load_rows
-from evalspec.spec.blocks import DataBlock
+from evalspec.spec.data import DataBlock
 
 SOURCE = Path(os.environ.get("EVALSPEC_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 

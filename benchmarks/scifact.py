@@ -16,7 +16,8 @@ from evalspec.data.rows import load_rows
 from evalspec.metrics.retrieval import ndcg, recall
 from evalspec.models.card import cache_folder
 from evalspec.retrieval import Passage, retrieve
-from evalspec.spec.blocks import DataBlock, RetrievalBlock
+from evalspec.spec.data import DataBlock
+from evalspec.spec.retrieval import RetrievalBlock
 
 ROOT = Path(os.environ.get("EVALSPEC_TEST_DATA", Path(__file__).parents[2] / "shared" / "data")) / "scifact"
 CORPUS = DataBlock(file="corpus.csv.gz", id="doc_id")

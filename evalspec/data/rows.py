@@ -17,7 +17,7 @@ from typing import Any
 from evalspec.data.generators import generate
 from evalspec.data.values import plain
 from evalspec.errors import DataError, suggest
-from evalspec.spec.blocks import DataBlock
+from evalspec.spec.data import DataBlock
 
 ID_COLUMNS = ("id", "_id")
 

@@ -10,13 +10,13 @@ from collections.abc import Iterable
 import psutil
 
 from evalspec.errors import BackendError
-from evalspec.execute.protocols import ForkingBackend
+from evalspec.execute.protocols import Engine, ForkingBackend
 from evalspec.models.card import Model
 
 SMALL = 5_000_000  # parameters
 
 
-def open_backend(model: Model) -> ForkingBackend:
+def open_backend(model: Model) -> ForkingBackend | Engine:
     """Load a model's weights and make them ready to run. Raises ModelError or BackendError."""
     import torch
 

@@ -30,7 +30,7 @@ from evalspec.importing.lm_eval_texts import (
     yields_an_index,
 )
 from evalspec.importing.lm_eval_yaml import HarnessError, functions
-from evalspec.spec.blocks import DataBlock
+from evalspec.spec.data import DataBlock
 
 CARRIED = (
     *("task", "output_type", "dataset_path", "dataset_name", "dataset_kwargs"),

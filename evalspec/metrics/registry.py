@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from evalspec.metrics.outcome import Outcome, Score
 from evalspec.registry import Registry
-from evalspec.spec.blocks import MetricBlock
+from evalspec.spec.metric import MetricBlock
 from evalspec.spec.needs import Declaration
 
 Values = Literal["binary", "unit", "real"]

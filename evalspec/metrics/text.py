@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from evalspec.metrics.outcome import Outcome, Score
 from evalspec.metrics.registry import METRIC_FUNCTIONS, Metric, Values
-from evalspec.spec.blocks import MetricBlock
+from evalspec.spec.metric import MetricBlock
 from evalspec.spec.needs import METRICS
 
 TextFunction = Callable[[str, Sequence[str]], float]

@@ -20,7 +20,7 @@ from evalspec.models.cost import Cost, cost_of
 from evalspec.models.forking import why_fed_again
 from evalspec.models.kernels import why_not
 from evalspec.models.tokens import Tokenizer
-from evalspec.spec.blocks import ModelBlock
+from evalspec.spec.model import ModelBlock
 
 NATIVE_TYPES = ("mamba", "mamba2")
 LENGTHS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")

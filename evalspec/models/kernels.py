@@ -10,7 +10,7 @@ from typing import Any
 
 from evalspec.models.architectures import UncoveredConfig, architecture_of
 from evalspec.models.layer_cost import Layer, Mamba2Layer, MambaLayer
-from evalspec.spec.blocks import ModelBlock
+from evalspec.spec.model import ModelBlock
 
 CONV_WIDTHS = range(2, 5)
 MOST_STATE = 256

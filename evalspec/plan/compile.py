@@ -24,7 +24,8 @@ from evalspec.prompting.encode import Encoded, encode_pairs, encode_prompts, enc
 from evalspec.prompting.stages import stage_templates
 from evalspec.spec import Cell, LoadedSpec
 from evalspec.spec.base import Block
-from evalspec.spec.blocks import MAIN, DataBlock, DecodeBlock, TaskBlock
+from evalspec.spec.blocks import MAIN, DecodeBlock, TaskBlock
+from evalspec.spec.data import DataBlock
 
 SampleKey = tuple[str, str, int, str]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from evalspec.models.card import Model
-from evalspec.spec.blocks import MeasureBlock
+from evalspec.spec.measure import MeasureBlock
 
 Kind = Literal["prefill", "decode", "throughput"]
 

@@ -18,7 +18,9 @@ from evalspec.prompting.shots import choose_shots, shown_answer, split_pool
 from evalspec.prompting.steps import steps
 from evalspec.prompting.templates import Template, compile_template, constant
 from evalspec.retrieval import Hit, Passage, chunked, retrieve
-from evalspec.spec.blocks import PromptBlock, RetrievalBlock, SameBlock, ShotsBlock, TaskBlock
+from evalspec.spec.blocks import TaskBlock
+from evalspec.spec.prompt import PromptBlock, ShotsBlock
+from evalspec.spec.retrieval import RetrievalBlock, SameBlock
 
 Chat = Callable[[Sequence[Mapping[str, str]]], str]
 Key = tuple[str, str]  # where a row stands (`rows`, or `shots` where these have data of their own), and its id

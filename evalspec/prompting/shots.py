@@ -18,7 +18,7 @@ from itertools import zip_longest
 from evalspec.data.rows import Row
 from evalspec.errors import PromptError
 from evalspec.retrieval.passages import Passage
-from evalspec.spec.blocks import ShotsBlock
+from evalspec.spec.prompt import ShotsBlock
 
 
 def unit_hash(*parts: object) -> float:

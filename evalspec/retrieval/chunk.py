@@ -14,7 +14,7 @@ from evalspec.errors import ModelError, RetrievalError
 from evalspec.models.card import zoo_folder
 from evalspec.models.tokens import Tokenizer
 from evalspec.retrieval.passages import Passage
-from evalspec.spec.blocks import ChunkBlock
+from evalspec.spec.retrieval import ChunkBlock
 
 Spans = Sequence[tuple[int, int]]
 """Where the units of a text begin and end."""

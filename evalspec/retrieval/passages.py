@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from evalspec.registry import Registry
-from evalspec.spec.blocks import RetrievalBlock, SameBlock
+from evalspec.spec.retrieval import RetrievalBlock, SameBlock
 
 
 @dataclass(frozen=True)

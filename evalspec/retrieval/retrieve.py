@@ -11,7 +11,7 @@ from evalspec.errors import RetrievalError
 from evalspec.retrieval.oracle import shuffle, stream
 from evalspec.retrieval.passages import RETRIEVERS, Hit, Passage, Query, Ranking, Retriever, Settings, settings_of
 from evalspec.retrieval.rerank import reranker_of
-from evalspec.spec.blocks import RetrievalBlock
+from evalspec.spec.retrieval import RetrievalBlock
 
 
 def retrieve(

@@ -18,8 +18,10 @@ from evalspec.metrics.filters import Extraction, extract, vote
 from evalspec.metrics.outcome import Outcome
 from evalspec.metrics.registry import METRIC_FUNCTIONS, Metric, metric_name
 from evalspec.plan.compile import Sample
-from evalspec.spec.blocks import MAIN, MetricBlock, StepsBlock
+from evalspec.spec.blocks import MAIN
 from evalspec.spec.extraction import votes_of
+from evalspec.spec.metric import MetricBlock
+from evalspec.spec.prompt import StepsBlock
 
 FILTER = "default"
 """Under which metrics stand that do not look at a generated answer."""

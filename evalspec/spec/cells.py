@@ -20,10 +20,13 @@ from pydantic import ValidationError
 
 from evalspec.errors import Problem
 from evalspec.spec.base import Block
-from evalspec.spec.blocks import MeasureBlock, ModelBlock, RetrievalBlock, TaskBlock
+from evalspec.spec.blocks import TaskBlock
 from evalspec.spec.checks import check_model, check_task
 from evalspec.spec.compose import Composed, put
+from evalspec.spec.measure import MeasureBlock
+from evalspec.spec.model import ModelBlock
 from evalspec.spec.problems import explain
+from evalspec.spec.retrieval import RetrievalBlock
 from evalspec.spec.sweep import MAX_CELLS, Assignment, Axis, leaves
 from evalspec.spec.tree import Location, Node
 

@@ -16,8 +16,10 @@ from pydantic.fields import FieldInfo
 
 from evalspec.errors import suggest
 from evalspec.spec.base import Block
-from evalspec.spec.blocks import MetricBlock, ShotsBlock, Spec, StepsBlock
+from evalspec.spec.blocks import Spec
 from evalspec.spec.extraction import StepBlock
+from evalspec.spec.metric import MetricBlock
+from evalspec.spec.prompt import ShotsBlock, StepsBlock
 from evalspec.spec.tree import Location, Node
 
 

@@ -14,27 +14,17 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from evalspec.spec.base import Block
-from evalspec.spec.blocks import (
-    ChunkBlock,
-    DataBlock,
-    DecodeBlock,
-    MeasureBlock,
-    MetricBlock,
-    ModelBlock,
-    PromptBlock,
-    RerankBlock,
-    RetrievalBlock,
-    SameBlock,
-    ShotsBlock,
-    Spec,
-    StageBlock,
-    StepsBlock,
-    TaskBlock,
-)
+from evalspec.spec.blocks import DecodeBlock, Spec, StageBlock, TaskBlock
+from evalspec.spec.data import DataBlock
 from evalspec.spec.extraction import StepBlock
 from evalspec.spec.grammar import expected, slot_of
 from evalspec.spec.hypotheses import HypothesisBlock, SideBlock
+from evalspec.spec.measure import MeasureBlock
+from evalspec.spec.metric import MetricBlock
+from evalspec.spec.model import ModelBlock
 from evalspec.spec.needs import GENERATORS, METRICS, PLUGINS, RETRIEVERS, STEPS, ZOO
+from evalspec.spec.prompt import PromptBlock, ShotsBlock, StepsBlock
+from evalspec.spec.retrieval import ChunkBlock, RerankBlock, RetrievalBlock, SameBlock
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "language.md"
 BELOW = (

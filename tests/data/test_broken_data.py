@@ -7,7 +7,7 @@ import pytest
 
 from evalspec.data.rows import load_rows
 from evalspec.errors import DataError, EvalspecError
-from evalspec.spec.blocks import DataBlock
+from evalspec.spec.data import DataBlock
 
 GOOD = b'{"a": 1}\n'
 

@@ -16,7 +16,7 @@ from evalspec.data.worlds.facts import Fact
 from evalspec.data.worlds.grammar import ATTRIBUTES
 from evalspec.errors import DataError, SpecError
 from evalspec.spec import load
-from evalspec.spec.blocks import DataBlock
+from evalspec.spec.data import DataBlock
 from evalspec.zoo.tokenizer import encode_words
 
 

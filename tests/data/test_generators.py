@@ -9,7 +9,7 @@ import pytest
 from evalspec.data.generators import GENERATORS
 from evalspec.data.rows import load_rows
 from evalspec.errors import DataError, EvalspecError
-from evalspec.spec.blocks import DataBlock
+from evalspec.spec.data import DataBlock
 
 
 @GENERATORS.register("test.squares")

@@ -7,7 +7,7 @@ import pytest
 
 from evalspec.data.rows import Rows, load_rows
 from evalspec.errors import DataError
-from evalspec.spec.blocks import DataBlock
+from evalspec.spec.data import DataBlock
 
 
 def load(tmp_path: Path, rows: list[dict[str, object]], id: str | None = None) -> Rows:

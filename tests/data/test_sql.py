@@ -7,7 +7,7 @@ import pytest
 
 from evalspec.data.rows import load_rows
 from evalspec.errors import DataError
-from evalspec.spec.blocks import DataBlock
+from evalspec.spec.data import DataBlock
 
 
 def rows(root: Path, sql: str, **more: object) -> list[dict[str, object]]:

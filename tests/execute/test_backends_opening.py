@@ -24,7 +24,7 @@ from evalspec.execute.backends.transformers import TransformersBackend, open_tra
 from evalspec.execute.protocols import DecodeRequest, ForkingBackend, Span
 from evalspec.models.card import Model, find_model
 from evalspec.plan.forest import Decoding
-from evalspec.spec.blocks import ModelBlock
+from evalspec.spec.model import ModelBlock
 
 SMALL: dict[str, Any] = {"vocab_size": 30, "hidden_size": 32, "num_hidden_layers": 2}
 CONFIGS = {

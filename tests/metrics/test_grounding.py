@@ -6,7 +6,9 @@ import pytest
 from pydantic import ValidationError
 
 from evalspec.metrics import METRIC_FUNCTIONS, Outcome, Score, metric_name
-from evalspec.spec.blocks import MetricBlock, RetrievalBlock, TaskBlock
+from evalspec.spec.blocks import TaskBlock
+from evalspec.spec.metric import MetricBlock
+from evalspec.spec.retrieval import RetrievalBlock
 
 PASSAGES = ("Maria Silva lives in the town of Porto.", "The tower is 112 metres high; its keeper is Ken Ito.")
 

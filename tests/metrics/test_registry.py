@@ -9,7 +9,7 @@ import pytest
 from evalspec.errors import EvalspecError
 from evalspec.metrics import METRIC_FUNCTIONS, Metric, metric_name
 from evalspec.metrics.reference import reference
-from evalspec.spec.blocks import MetricBlock
+from evalspec.spec.metric import MetricBlock
 from evalspec.spec.needs import METRICS
 
 BUILT_IN = set(METRICS)

@@ -11,7 +11,7 @@ import pytest
 
 from evalspec.errors import BackendError, ModelError
 from evalspec.models.card import Model, find_model, zoo_folder
-from evalspec.spec.blocks import ModelBlock
+from evalspec.spec.model import ModelBlock
 
 SHIPPED = zoo_folder() / "mamba"
 

@@ -10,7 +10,8 @@ import pytest
 from evalspec.data.rows import load_rows
 from evalspec.errors import PromptError
 from evalspec.prompting.drafts import Draft, Source, draft_task
-from evalspec.spec.blocks import DataBlock, TaskBlock
+from evalspec.spec.blocks import TaskBlock
+from evalspec.spec.data import DataBlock
 
 ROWS = [
     {"id": "1", "who": ["Ann", "Bob"], "rest": "left.", "right": 1},

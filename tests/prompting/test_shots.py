@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from evalspec.data.rows import Row
 from evalspec.errors import PromptError
 from evalspec.prompting.shots import choose_shots, shown_answer, split_pool
-from evalspec.spec.blocks import DataBlock, ShotsBlock
+from evalspec.spec.data import DataBlock
+from evalspec.spec.prompt import ShotsBlock
 
 ROWS = [Row(f"r{number}", {"text": f"word{number}", "label": "abc"[number % 3]}) for number in range(200)]
 

@@ -14,7 +14,8 @@ from evalspec.data.rows import load_rows
 from evalspec.errors import RetrievalError
 from evalspec.retrieval import Passage, Query, retrieve, search
 from evalspec.retrieval.bm25 import BM25, terms_of
-from evalspec.spec.blocks import DataBlock, RetrievalBlock
+from evalspec.spec.data import DataBlock
+from evalspec.spec.retrieval import RetrievalBlock
 
 TEST_DATA = Path(os.environ.get("EVALSPEC_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
 needs_data = pytest.mark.skipif(not TEST_DATA.is_dir(), reason=f"no test data at {TEST_DATA} (EVALSPEC_TEST_DATA)")

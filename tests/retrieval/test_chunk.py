@@ -14,7 +14,8 @@ from evalspec.errors import RetrievalError
 from evalspec.models.card import zoo_folder
 from evalspec.models.tokens import Tokenizer
 from evalspec.retrieval import Hit, Passage, chunked, retrieve
-from evalspec.spec.blocks import ChunkBlock, DataBlock, RetrievalBlock
+from evalspec.spec.data import DataBlock
+from evalspec.spec.retrieval import ChunkBlock, RetrievalBlock
 
 TEXT = "one  two\nthree four five six seven"
 

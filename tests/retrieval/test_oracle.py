@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from evalspec.errors import RetrievalError
 from evalspec.retrieval import Hit, Passage, retrieve, search
 from evalspec.retrieval.oracle import shuffle, stream
-from evalspec.spec.blocks import DataBlock, RetrievalBlock, SameBlock
+from evalspec.spec.data import DataBlock
+from evalspec.spec.retrieval import RetrievalBlock, SameBlock
 
 THINGS = [
     f"{colour} {thing}" for colour in "red green blue white".split() for thing in "boat cart lamp drum bell".split()

@@ -11,7 +11,8 @@ import pytest
 from evalspec.errors import RetrievalError
 from evalspec.retrieval import Passage, retrieve
 from evalspec.retrieval.rerank import Reranker, reranker_of
-from evalspec.spec.blocks import DataBlock, RerankBlock, RetrievalBlock
+from evalspec.spec.data import DataBlock
+from evalspec.spec.retrieval import RerankBlock, RetrievalBlock
 
 pytest.importorskip("sentence_transformers")
 

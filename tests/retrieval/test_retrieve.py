@@ -7,7 +7,8 @@ import pytest
 
 from evalspec.errors import EvalspecError, RetrievalError
 from evalspec.retrieval import Hit, Passage, retrieve
-from evalspec.spec.blocks import DataBlock, RetrievalBlock
+from evalspec.spec.data import DataBlock
+from evalspec.spec.retrieval import RetrievalBlock
 
 CORPUS = [Passage("a", "red boat"), Passage("b", "red cart"), Passage("c", "blue cart")]
 

@@ -26,7 +26,7 @@ from evalspec.plan.measurements import Point
 from evalspec.plan.price import plan_json, plan_table
 from evalspec.runs.run import Finished, run
 from evalspec.spec import load
-from evalspec.spec.blocks import ModelBlock
+from evalspec.spec.model import ModelBlock
 from evalspec.store import Store
 
 ROOT = Path(__file__).parents[2]

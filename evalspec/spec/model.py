@@ -1,0 +1,93 @@
+"""The model block: where weights are, what runs them, in which precision."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from evalspec.spec.base import Block, Misfit, misfits
+
+
+class VllmBlock(Block):
+    """Settings of a vLLM engine, for a model with `backend: vllm`."""
+
+    tensor_parallel: int = Field(default=1, ge=1)
+    """Over how many GPUs each layer is spread."""
+    memory_share: float | None = Field(default=None, gt=0, lt=1)
+    """Share of a GPU's memory that the engine takes for weights and states; by default vLLM's own (0.9)."""
+    max_sequences: int | None = Field(default=None, ge=1)
+    """Most sequences at a time; by default vLLM's own."""
+    eager: bool = False
+    """Run layer by layer, without compiling or capturing graphs: starts sooner, decodes slower."""
+    prefix_caching: bool = True
+    """Keep the states of prefixes for requests that begin alike."""
+
+
+class ServerBlock(Block):
+    """How an OpenAI-compatible server is asked, for a model with `backend: server`."""
+
+    key: str = Field(default="OPENAI_API_KEY", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    """Environment variable that holds the key, where the server wants one. The key itself is never stored or shown."""
+    concurrency: int = Field(default=16, ge=1)
+    """Most requests under way at a time."""
+    timeout: float = Field(default=120.0, gt=0)
+    """Seconds that an answer may take."""
+    retries: int = Field(default=6, ge=0)
+    """How often a request is sent again after an answer that may pass (429, 500, a cut connection), each time later."""
+
+
+class ModelBlock(Block):
+    """A model: where its weights are, what runs it, in which precision."""
+
+    extends: str | None = None
+    """Name of another model whose keys this one starts from."""
+    weights: str
+    """`zoo/NAME` (shipped with evalspec), a directory, or a Hugging Face hub id."""
+    backend: Literal["auto", "native", "transformers", "vllm", "server"] = "auto"
+    """What runs it. `auto`: native for Mamba and Mamba-2, transformers for everything else. `vllm`: an engine in this
+    process (extra `vllm`). `server`: an OpenAI-compatible server at `url`."""
+    url: str | None = Field(default=None, pattern=r"^https?://")
+    """Address of the server, `http://localhost:8000/v1` for example; `weights` is the model's name there."""
+    vllm: VllmBlock | None = None
+    """Settings of the vLLM engine."""
+    server: ServerBlock | None = None
+    """How the server is asked."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision of weights and activations. `auto`: float32 on a CPU, bfloat16 on a GPU."""
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$")
+    """`auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:1` … (ROCm devices are called `cuda` too)."""
+    device_map: Literal["auto", "balanced", "sequential"] | None = None
+    """Spread the layers over several GPUs (transformers backend only)."""
+    kernels: Literal["auto", "torch", "triton", "mamba_ssm"] = "auto"
+    """What convolutions and recurrences run on in the native backend. `triton`: our own kernels for GPUs. `mamba_ssm`:
+    those of the packages mamba-ssm and causal-conv1d, for GPUs too. `torch`: plain forms, for comparison. `auto`:
+    `triton` on a GPU, compiled loops and products on a CPU."""
+    state_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision in which the native backend keeps state-space states between batches of tokens and while it decodes
+    (what is computed is float32). `bfloat16` halves their memory and rounds them, so that results depend a little on
+    where batches begin."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+    tokenizer: str | None = None
+    """A tokenizer from elsewhere (directory or hub id); by default the one beside the weights."""
+    max_length: int | None = Field(default=None, gt=0)
+    """Longest sequence the model is given, in tokens; by default what its config allows."""
+    trained_length: int | None = Field(default=None, gt=0)
+    """Length the model was trained at, in tokens; by default what its config says."""
+    chat: bool = False
+    """Render each prompt through the tokenizer's chat template."""
+    batch_tokens: int | None = Field(default=None, gt=0)
+    """Most tokens in one batch; by default chosen from the device, and halved when memory runs out."""
+
+    @model_validator(mode="after")
+    def _settings_belong_to_the_backend(self) -> ModelBlock:
+        found: list[Misfit] = []
+        if self.backend == "server" and self.url is None:
+            found.append(((), "needs `url`: where the server is, `http://localhost:8000/v1` for example"))
+        for key, backend in (("url", "server"), ("server", "server"), ("vllm", "vllm")):
+            if key in self.model_fields_set and self.backend != backend and getattr(self, key) is not None:
+                found.append(((key,), f"belongs to `backend: {backend}`; this model's is `{self.backend}`"))
+        if found:
+            raise misfits(found)
+        return self
