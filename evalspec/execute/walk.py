@@ -28,7 +28,6 @@ from evalspec.execute.protocols import (
     NOT_A_NUMBER,
     DecodeRequest,
     Engine,
-    Extended,
     ForkingBackend,
     Result,
     Span,
@@ -127,7 +126,7 @@ class _Walk:
                 self.generates.add(leaf)
         self.wanted: dict[int, dict[tuple[int, int], int]] = defaultdict(dict)
         self.slots = [self._slots(number) for number in range(len(forest.requests))]
-        self.scored: dict[int, Extended] = {}
+        self.scored: dict[int, tuple[list[float], list[bool]]] = {}  # log-probabilities and greedy flags of a node
         self.states: dict[int, State] = {}  # after nodes of the path that later ones continue
         self.waiting: dict[int, State] = {}  # after prompts that are to be answered
         self.held = _Held(backend, self.parent, self.length, self.depth)  # both, and the next pack's prompts
@@ -234,7 +233,7 @@ class _Walk:
             spans.append(Span(self.forest.node_tokens(node), parent, offsets, targets, keep))
         for node, extended in zip(nodes, self.backend.extend(spans), strict=True):
             if node in self.wanted:
-                self.scored[node] = Extended(None, extended.logprobs, extended.greedy)
+                self.scored[node] = extended.logprobs.tolist(), extended.greedy.tolist()
             if node in kept:
                 self.states[node] = extended.state
                 self.held.add(node)
@@ -317,14 +316,14 @@ class _Walk:
             for number in self.ends.get(node, ()):
                 if self.forest.requests[number].decoding:
                     continue
-                slots = [(self.scored[above], place) for above, place in self.slots[number]]
+                slots = self.slots[number]
                 fed = self._count(node)
-                logprobs = tuple(float(scored.logprobs[place]) for scored, place in slots)
+                logprobs = tuple([self.scored[above][0][place] for above, place in slots])
                 yield Result(
                     request=number,
                     logprobs=logprobs,
                     error=NOT_A_NUMBER if any(map(math.isnan, logprobs)) else None,
-                    greedy=tuple(bool(scored.greedy[place]) for scored, place in slots),
+                    greedy=tuple([self.scored[above][1][place] for above, place in slots]),
                     computed_tokens=fed,
                     seconds=per_token * fed,
                 )

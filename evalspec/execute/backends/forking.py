@@ -11,18 +11,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 import psutil
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from evalspec.errors import RunError
 from evalspec.execute.backends.memory import is_out_of_memory, release_memory
 from evalspec.execute.backends.sampling import Answer, next_tokens
+from evalspec.execute.backends.spans import lay_out, places_within, put_together, read_tokens, score
 from evalspec.execute.protocols import DecodeRequest, Extended, Output, Span
 from evalspec.models.tokens import Tokenizer
 from evalspec.plan.pack import Pack
@@ -142,37 +142,41 @@ class ForkingModel(ABC, Generic[Row, Batch]):
         """
         last_child = {span.parent: number for number, span in enumerate(spans) if isinstance(span.parent, int)}
         states: dict[int, ForkedState[Row]] = {}
-        results = [
-            Extended(None, np.empty(len(s.offsets), np.float32), np.empty(len(s.offsets), np.bool_)) for s in spans
-        ]
+        results: list[Extended | None] = [None] * len(spans)
         number = offset = 0  # the next token to feed
         while number < len(spans):
             parts = self._parts(spans, number, offset)
             first, (last, _, reached) = number, parts[-1]
             whole = reached == len(spans[last].tokens)
             asked: list[Span] = []
-            for span, begin, stop in ((spans[at], begin, stop) for at, begin, stop in parts):
-                at = first + len(asked)
+            for at, begin, stop in parts:
+                span = spans[at]
                 parent = span.parent
                 if begin:
                     parent = states[at]
                 elif isinstance(parent, int):
                     parent = parent - first if parent >= first else states[parent]
-                here = places_within(span, begin, stop)
                 keep = span.keep or last_child.get(at, -1) > last or (at == last and not whole)
-                asked.append(
-                    Span(span.tokens[begin:stop], parent, span.offsets[here] - begin, span.targets[here], keep)
-                )
+                if stop - begin == len(span.tokens):
+                    asked.append(Span(span.tokens, parent, span.offsets, span.targets, keep))
+                else:
+                    here = places_within(span, begin, stop)
+                    asked.append(
+                        Span(span.tokens[begin:stop], parent, span.offsets[here] - begin, span.targets[here], keep)
+                    )
             extended = self._extend_or_shrink(asked)
             if extended is None:
                 continue
             for (at, begin, stop), part in zip(parts, extended, strict=True):
-                here = places_within(spans[at], begin, stop)
-                results[at].logprobs[here], results[at].greedy[here] = part.logprobs, part.greedy
                 if part.state is not None:
                     states[at] = part.state
+                state = part.state if spans[at].keep else None
+                if stop - begin == len(spans[at].tokens):
+                    results[at] = Extended(state, part.logprobs, part.greedy)
+                else:
+                    results[at] = put_together(spans[at], results[at], begin, stop, part, state)
             number, offset = (last + 1, 0) if whole else (last, reached)
-        return [replace(found, state=states[n]) if spans[n].keep else found for n, found in enumerate(results)]
+        return [found for found in results if found is not None]
 
     def _parts(self, spans: Sequence[Span], number: int, offset: int) -> list[tuple[int, int, int]]:
         """What fits into one pack from there on: (span, first token, behind the last), at least one token."""
@@ -181,16 +185,19 @@ class ForkingModel(ABC, Generic[Row, Batch]):
         behind = len(spans) if self.most_spans is None else min(len(spans), number + self.most_spans)
         for at in range(number, behind):
             span, begin = spans[at], offset if at == number else 0
-            stop = min(len(span.tokens), begin + max(tokens, 0 if parts else 1))
-            asked = np.sort(span.offsets[places_within(span, begin, stop)])
-            if len(asked) > scored:
-                stop = min(stop, max(int(asked[scored]), begin + (0 if parts else 1)))
-            if stop == begin:
-                break
+            length, count = len(span.tokens), len(span.offsets)
+            stop = min(length, begin + max(tokens, 0 if parts else 1))
+            if stop - begin < length or count > scored:
+                asked = np.sort(span.offsets[places_within(span, begin, stop)])
+                count = len(asked)
+                if count > scored:
+                    stop = min(stop, max(int(asked[scored]), begin + (0 if parts else 1)))
+                if stop == begin:
+                    break
             parts.append((at, begin, stop))
-            if stop < len(span.tokens):
+            if stop < length:
                 break
-            tokens, scored = tokens - (stop - begin), scored - len(asked)
+            tokens, scored = tokens - (stop - begin), scored - count
         return parts
 
     def _extend_or_shrink(self, spans: Sequence[Span]) -> list[Extended] | None:
@@ -213,39 +220,33 @@ class ForkingModel(ABC, Generic[Row, Batch]):
         """One pack of spans."""
         given: list[ForkedState[Row] | None]
         pack, given = lay_out(spans)
-        stops = pack.stop.tolist()
         # Each position meets the head once, however many tokens are scored there. What precedes a span's first token is
-        # its parent's last position: in the pack, or a hidden vector that the parent's state has kept.
-        places: dict[tuple[bool, int], int] = {}
-        wanted: list[tuple[bool, int]] = []
-        for number, span in enumerate(spans):
-            begin, above = stops[number] - len(span.tokens), int(pack.parent[number])
-            before = (False, stops[above] - 1) if above >= 0 else (True, -1 - above)
-            wanted += [(False, begin + offset) if offset >= 0 else before for offset in span.offsets.tolist()]
-        for outside in (False, True):
-            for place in wanted:
-                if place[0] == outside:
-                    places.setdefault(place, len(places))
-        inside = [at for outside, at in places if not outside]
-        behind = [state.hidden for outside, at in places if outside and (state := given[at]) is not None]
+        # its parent's last position: in the pack, or a hidden vector that the parent's state has kept (numbered behind
+        # the pack's tokens).
+        offsets = np.concatenate([span.offsets for span in spans])
+        number = np.repeat(np.arange(len(spans)), [len(span.offsets) for span in spans])
+        above = pack.parent[number]
+        before = np.where(above >= 0, pack.stop[np.maximum(above, 0)] - 1, pack.tokens - 1 - above)
+        places, at = np.unique(np.where(offsets >= 0, pack.start[number] + offsets, before), return_inverse=True)
+        inside, outside = places[places < pack.tokens], places[places >= pack.tokens] - pack.tokens
+        behind = [state.hidden for place in outside.tolist() if (state := given[place]) is not None]
         fed = self._feed(
             torch.from_numpy(np.concatenate([span.tokens for span in spans]).astype(np.int64)).to(self.device),
             pack,
             [None if state is None else state.memory for state in given],
-            torch.tensor(inside, dtype=torch.long, device=self.device),
+            torch.from_numpy(inside).to(self.device),
             torch.stack(behind) if behind else None,
         )
-        targets = [target for span in spans for target in span.targets.tolist()]
-        logprobs, greedy = score(fed.logits, [places[place] for place in wanted], targets)
+        logprobs, greedy = score(fed.logits, at, np.concatenate([span.targets for span in spans]))
 
         states: dict[int, ForkedState[Row]] = {}
         lengths = read_tokens(pack, [0 if state is None else state.length for state in given])
-        for at, number in enumerate(pack.keep.tolist()):
-            states[number] = ForkedState(fed.memories[at], fed.last[at].clone(), lengths[number])
+        for place, kept in enumerate(pack.keep.tolist()):
+            states[kept] = ForkedState(fed.memories[place], fed.last[place].clone(), lengths[kept])
         results, done = [], 0
-        for number, span in enumerate(spans):
+        for which, span in enumerate(spans):
             stop = done + len(span.offsets)
-            results.append(Extended(states.get(number), logprobs[done:stop], greedy[done:stop]))
+            results.append(Extended(states.get(which), logprobs[done:stop], greedy[done:stop]))
             done = stop
         return results
 
@@ -363,46 +364,3 @@ class ForkingModel(ABC, Generic[Row, Batch]):
         if self.device.type != "cuda":
             return None
         return sum(torch.cuda.max_memory_allocated(index) for index in range(torch.cuda.device_count()))
-
-
-def places_within(span: Span, begin: int, stop: int) -> NDArray[np.bool_]:
-    """Which of a span's scored places belong to its tokens begin … stop − 1; −1 belongs to the first."""
-    places: NDArray[np.bool_] = (span.offsets >= (begin or -1)) & (span.offsets < stop)
-    return places
-
-
-def lay_out(spans: Sequence[Span]) -> tuple[Pack, list[ForkedState[Row] | None]]:
-    """Spans as a pack, and the distinct states from outside that they continue."""
-    given: dict[int, int] = {}
-    states: list[ForkedState[Row] | None] = []
-    parents = []
-    for span in spans:
-        if isinstance(span.parent, int):
-            parents.append(span.parent)
-            continue
-        if id(span.parent) not in given:
-            given[id(span.parent)] = len(states)
-            states.append(span.parent)
-        parents.append(-1 - given[id(span.parent)])
-    keep = [number for number, span in enumerate(spans) if span.keep]
-    return Pack.of([len(span.tokens) for span in spans], parents, len(states), keep), states
-
-
-def read_tokens(pack: Pack, before: Sequence[int]) -> list[int]:
-    """How many tokens each segment's path has read at its end; `before` says it of the given states."""
-    read: list[int] = []
-    for above, length in zip(pack.parent.tolist(), pack.length.tolist(), strict=True):
-        read.append(length + (read[above] if above >= 0 else before[-1 - above]))
-    return read
-
-
-def score(logits: Tensor, at: Sequence[int], targets: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Natural log-probability (float32) of targets[i] under logits[at[i]], and if it is the first of the likeliest."""
-    if not targets:
-        return np.zeros(0, np.float32), np.zeros(0, np.bool_)
-    rows = torch.tensor(at, device=logits.device)
-    columns = torch.tensor(targets, device=logits.device)
-    logits = logits.float()
-    logprobs = logits[rows, columns] - logits.logsumexp(-1)[rows]
-    greedy = logits.argmax(-1)[rows] == columns
-    return logprobs.cpu().numpy(), greedy.cpu().numpy()

@@ -18,7 +18,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from evalspec.errors import ModelError
 from evalspec.execute.backends import branches, kv, tree_attention
-from evalspec.execute.backends.forking import Fed, read_tokens
+from evalspec.execute.backends.forking import Fed
+from evalspec.execute.backends.spans import read_tokens
 from evalspec.execute.backends.way import Forward, Way
 from evalspec.plan.pack import Pack
 
