@@ -7,10 +7,13 @@ bm25s is arXiv 2407.03618. A passage that shares no term with the query is not f
 
 from __future__ import annotations
 
+import importlib
 import re
+import sys
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -32,8 +35,7 @@ class BM25:
     """A BM25 index of some texts."""
 
     def __init__(self, texts: Sequence[str], stemmer: str = "english") -> None:
-        import bm25s
-
+        bm25s = _bm25s()
         self._terms = terms_of(stemmer)
         vocabulary: dict[str, int] = {}
         ids = [[vocabulary.setdefault(term, len(vocabulary)) for term in self._terms(text)] for text in texts]
@@ -55,12 +57,26 @@ class BM25:
         return rankings
 
 
+def _bm25s(module: str = "") -> Any:
+    """The package bm25s, or a module of it, without jax: where jax is installed, bm25s computes with it on importing,
+    and it would take three quarters of the memory of each GPU for itself."""
+    hidden = "jax" not in sys.modules
+    if hidden:
+        sys.modules["jax"] = None  # type: ignore[assignment]  # what importing takes for "not installed"
+    try:
+        return importlib.import_module(f"bm25s.{module}" if module else "bm25s")
+    finally:
+        if hidden:
+            del sys.modules["jax"]
+
+
 def terms_of(language: str) -> Terms:
     """A function from text to terms: lower case, stop words left out, stemmed. `none` keeps all words as they are."""
     if language == "none":
         return lambda text: WORD.findall(text.lower())
     import Stemmer
-    from bm25s import stopwords
+
+    stopwords = _bm25s("stopwords")
 
     known = [*Stemmer.algorithms(), "none"]
     if language not in known:

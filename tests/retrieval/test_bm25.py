@@ -133,3 +133,14 @@ def test_scifact_ndcg_is_at_least_068() -> None:
     scores = [ndcg([hit.passage.id for hit in row], gold[name]) for name, row in zip(names, hits, strict=True)]
     assert len(scores) == 300
     assert sum(scores) / len(scores) >= 0.68
+
+
+def test_an_index_does_not_start_jax(tmp_path: Path) -> None:
+    """Where jax is installed it would take most of a GPU's memory as soon as it computes."""
+    package = tmp_path / "jax"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise SystemExit('jax was imported')")
+    code = "from evalspec.retrieval.bm25 import BM25; print(len(BM25(['one two', 'three']).search([], 1)))"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)])}
+    ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert (ran.stdout.strip(), ran.stderr) == ("0", "")
