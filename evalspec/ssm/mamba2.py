@@ -29,7 +29,7 @@ from evalspec.ssm.language_model import (
     fan_in_uniform_,
     inverse_softplus_of_log_uniform,
 )
-from evalspec.ssm.state import LayerState, kept
+from evalspec.ssm.state import LayerState
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Mamba2Mixer(Mixer):
         shared = config.n_groups * config.state_size
         u, B, C = torch.split(u, [config.inner, shared, shared], dim=-1)
         delta = F.softplus(delta.float() + self.dt_bias.float()).clamp(*config.time_step_limit)  # t, h
-        y, ends = scan(
+        y, last = scan(
             torch.unflatten(u, 1, (config.num_heads, config.head_dim)),
             delta,
             self.rates(),
@@ -112,7 +112,7 @@ class Mamba2Mixer(Mixer):
             pack=pack,
             state=None if state is None else state.ssm,
         )
-        return self.out_proj(self.norm(y.flatten(1), z).to(x.dtype)), LayerState(conv, kept(ends, pack))
+        return self.out_proj(self.norm(y.flatten(1), z).to(x.dtype)), LayerState(conv, last)
 
     def step(self, x: Tensor, state: LayerState) -> Tensor:
         """One token a row, (b, d) → (b, d); the state (b, …) is updated in place."""

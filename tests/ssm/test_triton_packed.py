@@ -257,16 +257,16 @@ def test_ssd_equals_the_recurrence_along_every_path(
     delta = F.softplus(raw.float() * 3) * strength
     A, D = -torch.exp(torch.randn(heads, device=DEVICE) * 2), torch.randn(heads, device=DEVICE)
     state = torch.randn(pack.given, heads, size, n, device=DEVICE) if seed != 1 else None
-    y, ends = ssd_packed_triton(x, delta, A, B, C, D, pack=pack, state=state, chunk=chunk)
-    assert len(ends) == len(pack.ends)
+    y, kept = ssd_packed_triton(x, delta, A, B, C, D, pack=pack, state=state, chunk=chunk)
+    assert len(kept) == len(pack.keep)
     for number, origin, tokens in paths(pack):
         row = [tensor[tokens][None] for tensor in (x.float(), delta, B, C)]
         start = None if state is None else state[origin][None]
         whole, last = over_rows(ssd_reference)(row[0], row[1], A, row[2], row[3], D, state=start)
         own = slice(int(pack.start[number]), int(pack.stop[number]))
         close(y[own], whole[0, -int(pack.length[number]) :].to(dtype), PRODUCTS[dtype])
-        if pack.slot[number] >= 0:
-            close(ends[pack.slot[number]], last[0], PRODUCTS[dtype])
+        for place in np.flatnonzero(pack.keep == number).tolist():
+            close(kept[place], last[0], PRODUCTS[dtype])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -1,8 +1,9 @@
 # mypy: disable-error-code="untyped-decorator"
-"""The two loops over time that torch has no fast form of on a CPU, compiled by numba: Mamba's scan and its filter.
+"""The loops that torch has no fast form of on a CPU, compiled by numba: Mamba's scan and its filter over time, and
+what lies around the products of Mamba-2's chunks.
 
-Both walk the segments of a pack in order, each from its own starting state, in blocks of channels that fit the nearest
-cache; threads share the blocks. Compiled on first use, once a machine.
+The first two walk the segments of a pack in order, each from its own starting state, in blocks of channels that fit the
+nearest cache; threads share the blocks. Compiled on first use, once a machine.
 
 Glossary: t tokens · e channels · n state · s segments · g given states · m segments whose last state is needed
 """
@@ -148,5 +149,39 @@ def _weigh(scores: Floats, cum: NDArray[np.float64], reach: Ints, weighted: Floa
                 row[s] = np.float32(0.0)
 
 
+@njit(parallel=True, cache=True, error_model="numpy")
+def _spread(u: Floats, step: Floats, token: Ints, size: Ints, value: Floats) -> None:
+    """Δ x at each position of each chunk, 0 behind its end: u (t, h, p) · step (t, h) · token (c, q) · size (c,)
+    · value (c, h, q, p), written."""
+    chunks, heads, longest, width = value.shape
+    for one in prange(chunks * heads):
+        c, h = one // heads, one % heads
+        for q in range(size[c]):
+            t = token[c, q]
+            row, given, weight = value[c, h, q], u[t, h], step[t, h]
+            for p in range(width):
+                row[p] = weight * given[p]
+        for q in range(size[c], longest):
+            for p in range(width):
+                value[c, h, q, p] = np.float32(0.0)
+
+
+@njit(parallel=True, cache=True, error_model="numpy")
+def _join(y: Floats, carried: Floats, decay: Floats, token: Ints, chunks: Ints, size: Ints, joined: Floats) -> None:
+    """y + decay · carried, back in the tokens' order: y (c, h, q, p) · carried (i, q, h, p), of these chunks (i,) ·
+    decay (c, h, q) · token (c, q) · size (c,) · joined (t, h, p), written at the chunks' tokens."""
+    heads, width = joined.shape[1], joined.shape[2]
+    for i in prange(len(chunks)):
+        c = chunks[i]
+        for q in range(size[c]):
+            t = token[c, q]
+            for h in range(heads):
+                row, own, given, left = joined[t, h], y[c, h, q], carried[i, q, h], decay[c, h, q]
+                for p in range(width):
+                    row[p] = own[p] + left * given[p]
+
+
 convolve: Callable[..., None] = _convolve
 weigh: Callable[..., None] = _weigh
+spread: Callable[..., None] = _spread
+join: Callable[..., None] = _join

@@ -29,6 +29,7 @@ from torch import Tensor
 from evalspec.plan.pack import Pack
 from evalspec.ssm.kernels.choice import Kernels
 from evalspec.ssm.kernels.packed import Batches, Rows, batches_on, history_on, window_on
+from evalspec.ssm.state import kept
 
 MOST_ROWS = 256  # of one call: theirs write a state in float32 for each row and chunk, 2.6 MB in Mamba2-2.7b
 CHUNK, SHORT_CHUNK = 256, 64  # tokens of SSD's chunks: two sizes, since Triton tunes itself anew for each
@@ -229,7 +230,7 @@ def ssd_mamba_ssm(
         )
         states[rows.slot] = last[rows.ending].float()
         found.append(y)
-    return _in_order(found, batches), states[pack.given :]
+    return _in_order(found, batches), kept(states[pack.given :], pack)
 
 
 def ssd_step_mamba_ssm(

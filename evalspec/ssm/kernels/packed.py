@@ -47,7 +47,7 @@ class Ports:
     start, stop   (c,)   the tokens of each chunk
     source        (c,)   the port that the chunk hangs from; −1 − i: the given state i
     reach         (t,)   as `Pack.reach`
-    port_token    (r,)   ports: first the last tokens of the pack's `ends`, in that order, then other chunks' entries
+    port_token    (r,)   ports: first the last tokens of the segments of `Pack.keep`, then other chunks' entries
     port_chunk    (r,)   the chunk each stands in
     chain_port    (r,)   ports in the order in which their states are found: runs in which each continues the one before
     chain_start, chain_stop (v,)   the runs, those of one level after those of the level that they continue
@@ -122,8 +122,8 @@ def ports_on(pack: Pack, chunk: int, device: torch.device) -> Ports:
 
     def make() -> Ports:
         chunks = pack.chunks(chunk)
-        ends = pack.stop[pack.ends] - 1
-        tokens = np.concatenate([ends, np.setdiff1d(chunks.entry[chunks.entry >= 0], ends)])
+        kept = pack.stop[pack.keep] - 1
+        tokens = np.concatenate([kept, np.setdiff1d(chunks.entry[chunks.entry >= 0], kept)])
         number = np.full(pack.tokens, -1, np.int64)
         number[tokens] = np.arange(len(tokens))
         source = np.where(chunks.entry >= 0, number[chunks.entry], chunks.entry)

@@ -7,10 +7,11 @@ one state h; with cum_q = Σ Δ_s A over the path from there through q,
 
     y_q = Σ_{s ≤ q < reach[s]} (C_q · B_s) exp(cum_q − cum_s) Δ_s x_s  +  exp(cum_q) h C_q  +  D x_q
 
-so a question and its four choices are one masked product, and no state between them is ever written down.
+so a question and its four choices are one masked product, and no state between them is ever written down: of the
+segments' last states only those that are to be kept are given.
 
 Glossary: t tokens · h heads · p head size · n state · r groups that share B and C · g given states
-c chunks · q, s positions in a chunk · m segments whose last state is needed (`Pack.ends`)
+c chunks · q, s positions in a chunk · k kept segments (`Pack.keep`)
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def ssd_reference(
 
     Args: x (t, h, p) · delta (t, h) · A (h,), negative · B, C (t, r, n), r divides h · D (h,)
         state (g, h, p, n), zeros if None.
-    Returns: y (t, h, p) in x's dtype, and the states after the segments `pack.ends` (m, h, p, n) in float32.
+    Returns: y (t, h, p) in x's dtype, and the states after the segments `pack.keep` (k, h, p, n) in float32.
     """
     u, delta, A, B, C, D = (tensor.float() for tensor in (x, delta, A, B, C, D))
     heads_a_group = u.shape[1] // B.shape[1]
@@ -53,8 +54,8 @@ def ssd_reference(
             h = torch.exp(delta[t] * A)[:, None, None] * h + (delta[t, :, None] * u[t])[..., None] * B[t, :, None, :]
             outputs.append((h * C[t, :, None, :]).sum(-1) + D[:, None] * u[t])
         last[number] = h
-    ends = torch.stack([last[end] for end in pack.ends.tolist()]) if len(pack.ends) else given[:0]
-    return torch.stack(outputs).to(x.dtype), ends
+    kept = torch.stack([last[number] for number in pack.keep.tolist()]) if len(pack.keep) else given[:0]
+    return torch.stack(outputs).to(x.dtype), kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,23 +66,25 @@ class _Plan:
     real    (c, q)     whether there is one
     before  (c, q, s)  whether position s is on the path to position q
     reach   (c, s)     behind the last position whose path leads through s, on the CPU
+    size    (c,)       how many tokens each chunk has, on the CPU
     order              behind the padding: (c · q) positions of the tokens (t,)
     entry   (c,)       the state each chunk hangs from: given ones first, then ports
     hanging            for each state that chunks hang from, its number and those chunks
     ports              per depth: numbers of the ports (tokens whose state is needed), their chunks and positions there
-    ends    (m,)       the ports of `Pack.ends`, counted likewise
+    kept    (k,)       the ports of `Pack.keep`, counted likewise
     """
 
     token: Tensor
     real: Tensor
     before: Tensor
     reach: NDArray[np.int64]
+    size: NDArray[np.int64]
     order: Tensor
     entry: Tensor
     hanging: tuple[tuple[int, Tensor], ...]
     ports: tuple[tuple[Tensor, Tensor, Tensor], ...]
     count: int
-    ends: Tensor
+    kept: Tensor
 
 
 _PLANS: WeakKeyDictionary[Pack, dict[tuple[int, torch.device], _Plan]] = WeakKeyDictionary()
@@ -102,7 +105,7 @@ def _make_plan(pack: Pack, most: int, device: torch.device) -> _Plan:
     token = np.where(real, chunks.start[:, None] + position, 0)
     reach = np.where(real, pack.reach[token] - chunks.start[:, None], 0)
     before = (position[None, :] <= position[:, None]) & (position[:, None] < reach[:, None, :]) & real[:, :, None]
-    port = np.unique(np.concatenate([chunks.entry[chunks.entry >= 0], pack.stop[pack.ends] - 1]))
+    port = np.unique(np.concatenate([chunks.entry[chunks.entry >= 0], pack.stop[pack.keep] - 1]))
     home = np.searchsorted(chunks.stop, port, side="right")  # the chunk that each port stands in
     number = {int(at): pack.given + place for place, at in enumerate(port)}
     entry = np.asarray([number[at] if at >= 0 else -1 - at for at in chunks.entry.tolist()], np.int64)
@@ -120,6 +123,7 @@ def _make_plan(pack: Pack, most: int, device: torch.device) -> _Plan:
         real=on_device(real),
         before=on_device(before),
         reach=np.ascontiguousarray(reach),
+        size=size,
         order=on_device(np.flatnonzero(real.ravel())),
         entry=on_device(entry),
         hanging=tuple((state, on_device(np.flatnonzero(entry == state))) for state in np.unique(entry).tolist()),
@@ -128,7 +132,7 @@ def _make_plan(pack: Pack, most: int, device: torch.device) -> _Plan:
             for level in levels
         ),
         count=len(port) + pack.given,
-        ends=on_device(np.asarray([number[at] for at in (pack.stop[pack.ends] - 1).tolist()], np.int64)),
+        kept=on_device(np.asarray([number[at] for at in (pack.stop[pack.keep] - 1).tolist()], np.int64)),
     )
 
 
@@ -152,9 +156,9 @@ def ssd_chunked(
     groups, n = B.shape[1:]
     per_group = heads // groups
     plan = _plan(pack, chunk, x.device)
-    chunks, longest = plan.token.shape
+    longest = plan.token.shape[1]
     u, step = x.float(), delta.float()
-    value = (u * step[..., None])[plan.token].permute(0, 2, 1, 3)  # c h q p, weighted by Δ
+    value = _values(u, step, plan)  # c h q p
     a = torch.where(plan.real[..., None], (step * A.float())[plan.token], 0.0)
     B, C = (tensor.float()[plan.token].permute(0, 2, 1, 3) for tensor in (B, C))  # c r q n
     cum = torch.matmul(plan.before.double(), a.double()).transpose(1, 2)  # c h q
@@ -176,22 +180,58 @@ def ssd_chunked(
         left = from_entry[home, :, place][..., None, None]
         states[port] = torch.addcmul(added, left, states[plan.entry[home]])
 
-    # 3. What the entry's state gives to each output; chunks that hang from one state are one product.
-    carried = y.new_empty(y.shape)
+    # 3. What the entry's state gives to each output; chunks that hang from one state are one product a group.
+    carried = []
     for entry, here in plan.hanging:
-        queries = C[here].repeat_interleave(per_group, dim=1).transpose(0, 1).flatten(1, 2)  # h (c q) n
-        given = torch.matmul(queries, states[entry].transpose(-1, -2))  # h (c q) p
-        carried[here] = torch.unflatten(given, 1, (len(here), longest)).transpose(0, 1)
-    y = torch.addcmul(y, carried, from_entry[..., None])
-    y = y.transpose(1, 2).reshape(chunks * longest, heads, size)[plan.order]
-    y = torch.addcmul(y, D.float()[:, None], u)
-    return y.to(x.dtype), states[plan.ends]
+        queries = C[here].transpose(0, 1).flatten(1, 2)  # r (c q) n
+        carried.append(torch.matmul(queries, states[entry].reshape(groups, per_group * size, n).transpose(1, 2)))
+    y = _joined(y, [part.transpose(0, 1).reshape(-1, longest, heads, size) for part in carried], from_entry, plan)
+    return torch.addcmul(y, D.float()[:, None], u).to(x.dtype), states[plan.kept]
+
+
+def _compiles(tensor: Tensor) -> bool:
+    """Whether loops over this may be numba's."""
+    return tensor.device.type == "cpu" and not torch.is_grad_enabled()
+
+
+def _values(u: Tensor, step: Tensor, plan: _Plan) -> Tensor:
+    """Δ x at each position of each chunk: (t, h, p), (t, h) → (c, h, q, p)."""
+    if not _compiles(u):
+        return (u * step[..., None])[plan.token].permute(0, 2, 1, 3)
+    from evalspec.ssm.kernels.compiled import share_threads, spread
+
+    share_threads()
+    value = u.new_empty(len(plan.token), u.shape[1], plan.token.shape[1], u.shape[2])
+    spread(u.contiguous().numpy(), step.contiguous().numpy(), plan.token.numpy(), plan.size, value.numpy())
+    return value
+
+
+def _joined(y: Tensor, carried: list[Tensor], from_entry: Tensor, plan: _Plan) -> Tensor:
+    """What each chunk gives to itself, y (c, h, q, p), and what its entry's state gives, decayed: (t, h, p).
+
+    `carried` are (c, q, h, p), of the chunks of each of `plan.hanging`; `from_entry` (c, h, q) are their decays.
+    """
+    _, heads, longest, size = y.shape
+    if _compiles(y):
+        from evalspec.ssm.kernels.compiled import join, share_threads
+
+        share_threads()
+        y, decay, joined = y.contiguous(), from_entry.contiguous(), y.new_empty(len(plan.order), heads, size)
+        for (_, here), part in zip(plan.hanging, carried, strict=True):
+            parts = [tensor.numpy() for tensor in (y, part.contiguous(), decay, plan.token, here)]
+            join(*parts, plan.size, joined.numpy())
+        return joined
+    whole = y.new_empty(len(y), longest, heads, size)
+    for (_, here), part in zip(plan.hanging, carried, strict=True):
+        whole[here] = part
+    y = torch.addcmul(y, whole.transpose(1, 2), from_entry[..., None])
+    return y.transpose(1, 2).reshape(-1, heads, size)[plan.order]
 
 
 def _weighted(scores: Tensor, cum: Tensor, plan: _Plan) -> Tensor:
     """C_q · B_s exp(cum_q − cum_s) for each head and each s on the path to q: (c, r, q, s) → (c, h, q, s)."""
     heads = cum.shape[1]
-    if scores.device.type == "cpu" and not torch.is_grad_enabled():
+    if _compiles(scores):
         from evalspec.ssm.kernels.compiled import share_threads, weigh
 
         share_threads()

@@ -6,8 +6,8 @@ a token, and s running over the chunk's tokens on the path to q (s ≤ q < reach
     y_q = exp(a_q) C_q · h_entry + Σ_s (C_q · B_s) exp(a_q − a_s) Δ_s x_s + D x_q
     h_m = exp(a_m) h_entry + Σ_s exp(a_m − a_s) Δ_s x_s B_sᵀ
 
-States are computed only behind *ports*: tokens that are some chunk's entry, and last tokens of the pack's `ends`. First
-come the sums a, then the states port by port (runs of ports that continue each other in one program), then all y.
+States are computed only behind *ports*: tokens that are some chunk's entry, and last tokens of the segments of `keep`.
+First come the sums a, then the states port by port (runs of ports that continue each other in one program), then all y.
 
 Glossary: t tokens of the row · h heads · p head size · n state · g groups that share B and C · m states kept · b rows
 """
@@ -57,7 +57,7 @@ def ssd_packed_triton(
 
     Args: x (t, h, p) · delta (t, h) · A (h,), negative · B, C (t, g, n), g divides h · D (h,) · state (given, h, p, n),
         zeros if None. Rows of x, delta, B and C may lie apart (slices of a projection), their values must lie together.
-    Returns: y (t, h, p) in x's dtype, and the last states of `pack.ends` (m, h, p, n) in float32.
+    Returns: y (t, h, p) in x's dtype, and the states after the segments `pack.keep` (k, h, p, n) in float32.
     """
     tokens, heads, size = x.shape
     groups, n = B.shape[1:]
@@ -97,7 +97,7 @@ def ssd_packed_triton(
             *shape, *x.stride()[:2], *B.stride()[:2], *C.stride()[:2],
             tiles, tile, part, p_block, n_blocks * n_block, n_block, wide, num_warps=output_warps, num_stages=stages,
         )  # fmt: skip
-    return y, states[: len(pack.ends)]
+    return y, states[: len(pack.keep)]
 
 
 def ssd_step_triton(
