@@ -150,7 +150,10 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", action="store_true", help="for machines")
 
     verb("schema", _schema, "print the JSON Schema of spec files")
-    verb("doctor", _doctor, "what device, backends and extras are here, and how to get what is missing")
+    sub = verb("doctor", _doctor, "what device, backends and extras are here, and how to get what is missing")
+    sub.add_argument("--selftest", action="store_true", help="check and time the kernels and backends on a device")
+    sub.add_argument("--device", default="auto", help="of the self-test: auto, cpu, cuda, cuda:1 (default: auto)")
+    sub.add_argument("--json", action="store_true", help="for machines")
     return top
 
 
@@ -367,10 +370,18 @@ def _schema(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from evalspec.doctor import examine
+    if options.selftest:
+        from evalspec.doctor.selftest import selftest
+        from evalspec.doctor.selftest_page import selftest_text
 
-    print(examine())
-    return 0
+        tested = selftest(options.device, say=lambda text: print(text, file=sys.stderr, flush=True))
+        print(json.dumps(tested.json(), indent=1) if options.json else selftest_text(tested))
+        return 0 if tested.right else 1
+    from evalspec.doctor.findings import examine
+
+    found = examine()
+    print(json.dumps(found.json(), indent=1) if options.json else found.text())
+    return 0 if found.can_run else 1
 
 
 if __name__ == "__main__":

@@ -91,3 +91,9 @@ def suggest(name: str, known: Iterable[str]) -> str:
     """`" Did you mean `x`?"` for the nearest known name, or an empty string when none is near."""
     near = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.6)
     return f" Did you mean `{near[0]}`?" if near else ""
+
+
+def in_a_line(error: BaseException) -> str:
+    """The first line of what an error says, or its kind where it says nothing."""
+    said = str(error).strip()
+    return said.splitlines()[0] if said else type(error).__name__

@@ -14,11 +14,13 @@ from __future__ import annotations
 import ctypes
 import platform
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+
+from evalspec.errors import in_a_line
 
 ENERGY_SECONDS = 1.0
 """Shortest run that gets a number of joules."""
@@ -138,10 +140,22 @@ def meters_of(gpus: Sequence[int]) -> Meters:
 
 def energy_counter(index: int) -> Joules | None:
     """A function that reads the energy counter of torch's GPU `index`, in joules; None where nothing tells it."""
+    return _found_counter(index)[0]
+
+
+def energy_source(index: int) -> tuple[str, str | None]:
+    """Which library reads the energy of torch's GPU `index`, and why it cannot (None if it can)."""
+    return "amdsmi" if torch.version.hip else "NVML (nvidia-ml-py)", _found_counter(index)[1]
+
+
+def _found_counter(index: int) -> tuple[Joules | None, str | None]:
     try:
-        return _amd_counter(index) if torch.version.hip else _nvidia_counter(index)
-    except Exception:  # vendors' libraries raise errors of their own for a driver too old, a missing right, a vGPU
-        return None
+        return (_amd_counter(index) if torch.version.hip else _nvidia_counter(index)), None
+    except ImportError as error:
+        how = "it comes with ROCm" if torch.version.hip else "pip install nvidia-ml-py"
+        return None, f"{in_a_line(error)}; {how}"
+    except Exception as error:  # vendors raise errors of their own: a driver too old, a missing right, a vGPU
+        return None, in_a_line(error)
 
 
 def _nvidia_counter(index: int) -> Joules:
@@ -162,14 +176,25 @@ def _amd_counter(index: int) -> Joules:
 
     amdsmi.amdsmi_init()
     here: Any = torch.cuda.get_device_properties(index)
-    place = f"{here.pci_domain_id:04x}:{here.pci_bus_id:02x}:{here.pci_device_id:02x}"
-    found = [h for h in amdsmi.amdsmi_get_processor_handles() if amdsmi.amdsmi_get_gpu_device_bdf(h).startswith(place)]
-    (handle,) = found
+    handle = amd_handle(amdsmi, here.pci_domain_id, here.pci_bus_id, here.pci_device_id)
 
     def joules() -> float:
-        told = amdsmi.amdsmi_get_energy_count(handle)
-        count = told["energy_accumulator"] if "energy_accumulator" in told else told["power"]
-        return float(count) * float(told["counter_resolution"]) * 1e-6  # microjoules a count
+        return amd_joules(amdsmi.amdsmi_get_energy_count(handle))
 
     joules()
     return joules
+
+
+def amd_handle(amdsmi: Any, domain: int, bus: int, device: int) -> Any:
+    """amdsmi's handle of the GPU at this place on the PCI bus (its own numbers know nothing of HIP_VISIBLE_DEVICES)."""
+    place = f"{domain:04x}:{bus:02x}:{device:02x}"
+    for handle in amdsmi.amdsmi_get_processor_handles():
+        if str(amdsmi.amdsmi_get_gpu_device_bdf(handle)).lower().startswith(place):
+            return handle
+    raise LookupError(f"amdsmi knows no GPU at {place}")
+
+
+def amd_joules(told: Mapping[str, Any]) -> float:
+    """What `amdsmi_get_energy_count` tells, in joules: counts of so many microjoules each (`power` before ROCm 6.4)."""
+    count = told["energy_accumulator"] if "energy_accumulator" in told else told["power"]
+    return float(count) * float(told["counter_resolution"]) * 1e-6

@@ -21,7 +21,7 @@ def open_backend(model: Model) -> ForkingBackend | Engine:
     import torch
 
     _settle_threads(model)
-    _keep_memory()
+    keep_memory()
     if model.backend == "native":
         from evalspec.execute.backends.native import open_native
 
@@ -55,7 +55,7 @@ def threads_for(models: Iterable[Model]) -> int:
     return 1 if small else psutil.cpu_count(logical=False) or os.cpu_count() or 1
 
 
-def _keep_memory() -> None:
+def keep_memory() -> None:
     """Let the C library keep what is freed for what comes next, where it is glibc.
 
     It would hand large blocks back to the system and ask for them again at each operation of each layer; on a CPU the
