@@ -68,7 +68,10 @@ class Case:
 
     def fresh(self) -> dict[str, Any]:
         """The inputs with a state of their own."""
-        return {name: value.clone() if name == "state" else value for name, value in self.inputs.items()}
+        return {
+            name: value.clone() if name == "state" and value is not None else value
+            for name, value in self.inputs.items()
+        }
 
 
 def tolerance(dtype: torch.dtype) -> float:
@@ -93,9 +96,9 @@ class Draw:
         return torch.rand(*shape, device=self.device, generator=self._generator) * (high - low) + low
 
 
-def size(*tensors: Tensor) -> int:
+def size(*tensors: Tensor | None) -> int:
     """Their bytes."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor is not None)
 
 
 def question_forest(trunk: int, questions: int, given: int = 1) -> Pack:
@@ -116,28 +119,27 @@ def small_forest() -> Pack:
     return Pack.of(length, parent, 3, [0, 2, 3, 6, 9])
 
 
-def conv_case(pack: Pack, on: str, widths: Widths, draw: Draw) -> Case:
-    """The causal convolution with its silu; x is a slice of a projection, as in the layer."""
+def conv_case(pack: Pack, on: str, widths: Widths, draw: Draw, *, started: bool = True) -> Case:
+    """The causal convolution with its silu; x is a slice of a projection, as in the layer.
+
+    Here and below, `started` gives it states to start from; otherwise it starts from nothing.
+    """
     e, width = widths.channels, widths.conv
-    inputs = {
-        "x": draw(pack.tokens, 2 * e)[:, :e],
-        "weight": draw(e, width),
-        "bias": draw(e),
-        "state": draw(pack.given, width - 1, e),
-    }
+    x = draw(pack.tokens, 2 * e)[:, :e]
+    state = draw(pack.given, width - 1, e) if started else None
+    inputs = {"x": x, "weight": draw(e, width), "bias": draw(e), "state": state}
 
     def run(kernels: Kernels, given: dict[str, Any], **options: Any) -> Outputs:
         return kernels.convolve(**given, pack=pack, silu=True, **options)
 
-    x, state = inputs["x"], inputs["state"]
     kept = len(pack.keep) * (width - 1) * e * x.element_size()
-    moved = 2 * size(x) + size(state) + kept
+    moved = size(x, x, state) + kept
     operations = pack.tokens * e * (2.0 * width + 4)
     tunable = {"tokens": [8, 16, 32, 64], "block": [64, 128, 256], "warps": [2, 4, 8]}
     return Case("convolution", on, inputs, run, moved, operations, torch.float32, tolerance(x.dtype), tunable)
 
 
-def scan_case(pack: Pack, on: str, widths: Widths, draw: Draw, *, wide: bool = False) -> Case:
+def scan_case(pack: Pack, on: str, widths: Widths, draw: Draw, *, started: bool = True, wide: bool = False) -> Case:
     """The selective scan with its softplus and its gate; B and C are slices of a projection (`wide`: in float32)."""
     t, e, n = pack.tokens, widths.channels, widths.state
     B, C = torch.split(draw(t, 160 + 2 * n, dtype=torch.float32 if wide else None)[:, 160:], n, dim=1)
@@ -151,7 +153,7 @@ def scan_case(pack: Pack, on: str, widths: Widths, draw: Draw, *, wide: bool = F
         "D": draw(e, dtype=torch.float32),
         "z": draw(t, e),
         "delta_bias": torch.full((e,), -4.0, device=draw.device),
-        "state": draw(pack.given, e, n, dtype=torch.float32),
+        "state": draw(pack.given, e, n, dtype=torch.float32) if started else None,
     }
 
     def run(kernels: Kernels, given: dict[str, Any], **options: Any) -> Outputs:
@@ -165,7 +167,7 @@ def scan_case(pack: Pack, on: str, widths: Widths, draw: Draw, *, wide: bool = F
     )  # fmt: skip
 
 
-def ssd_case(pack: Pack, on: str, widths: Widths, draw: Draw) -> Case:
+def ssd_case(pack: Pack, on: str, widths: Widths, draw: Draw, *, started: bool = True) -> Case:
     """SSD, the scan of Mamba-2."""
     t, h, p, n = pack.tokens, widths.heads, widths.head, widths.dual_state
     inputs = {
@@ -175,7 +177,7 @@ def ssd_case(pack: Pack, on: str, widths: Widths, draw: Draw) -> Case:
         "B": draw(t, 1, n),
         "C": draw(t, 1, n),
         "D": draw(h, dtype=torch.float32),
-        "state": draw(pack.given, h, p, n, dtype=torch.float32),
+        "state": draw(pack.given, h, p, n, dtype=torch.float32) if started else None,
     }
 
     def run(kernels: Kernels, given: dict[str, Any], **options: Any) -> Outputs:

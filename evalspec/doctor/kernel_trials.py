@@ -94,16 +94,19 @@ def kernel_trials(
         except Exception as error:  # a library built for another torch raises what it likes
             yield Trial("all", form, {}, False, failure=f"cannot be loaded: {in_a_line(error)}")
             continue
-        checks = [(dtype, list(_checks(size, Draw(device, dtype), form))) for dtype in checked_in]
+        checked = [(dtype, list(checks(size, Draw(device, dtype), form))) for dtype in checked_in]
         for number, case in enumerate(_timed(size, Draw(device, timed_in), form)):
-            pairs = [(dtype, *cases[number]) for dtype, cases in checks]
+            pairs = [(dtype, *cases[number]) for dtype, cases in checked]
             yield _trial(kernels, form, case, pairs, device, copy, gemm)
 
+
+LOOSER = {"mamba_ssm": {torch.float32: 1e-3, torch.bfloat16: 3e-2}}
+"""Their products of float32 may be TF32's, and they round more often than ours: errors that are allowed instead."""
 
 Check = tuple[Case, Callable[[], Outputs]]
 
 
-def _checks(size: Size, draw: Draw, form: str) -> Iterator[Check]:
+def checks(size: Size, draw: Draw, form: str) -> Iterator[Check]:
     """The cases for errors, each with its reference."""
     pack, on = small_forest(), "small forest"
     cases = [
@@ -124,7 +127,7 @@ def _plainly(case: Case) -> Outputs:
 
 
 def _timed(size: Size, draw: Draw, form: str) -> Iterator[Case]:
-    """The cases for time, in the order of `_checks`; made one by one, so that memory holds one at a time."""
+    """The cases for time, in the order of `checks`; made one by one, so that memory holds one at a time."""
     pack = question_forest(size.trunk, size.questions)
     on = f"forest of {pack.tokens:,} tokens"
     yield conv_case(pack, on, size.widths, draw)
@@ -150,7 +153,7 @@ def _trial(
         with torch.no_grad():
             for kind, small, reference in checks:
                 errors[name_of(kind)] = error = error_of(small.run(kernels, small.fresh()), reference())
-                right &= error <= small.loose
+                right &= error <= LOOSER.get(form, {}).get(kind, small.loose)
             given = case.fresh()
             took = seconds(lambda: case.run(kernels, given), device)
     except Exception as error:  # no compiler for this GPU, too little local memory, a fault: the row says it
