@@ -1,5 +1,6 @@
 """Every Triton kernel compiles for the GPUs it is meant for, with no GPU at hand, and fits: no spills, LDS to spare.
 
+On AMD's data-centre GPUs a wavefront has 64 lanes: the assembly is read for that, too (docs/rocm.md says what follows).
 `pytest -s` prints the table of registers, LDS and spills. The kernels are compiled in a process of their own, because
 here Triton may already run as an interpreter.
 """
@@ -27,6 +28,8 @@ KERNELS = "evalspec.ssm.kernels."
 TREE = "evalspec.execute.backends.tree_attention_triton_kernels"
 MAMBA = {"channels": 16, "n_state": 16, "BLOCK": 32, "N": 16}
 LDS_LIMIT = 64 * 1024
+AMD = ("gfx90a", "gfx942")
+ROOT = Path(__file__).parents[1]
 STATES: list[tuple[dict[str, str], str]] = [({}, ""), ({"state_ptr": "bf16"}, " bf16 states")]
 
 
@@ -132,7 +135,7 @@ def cases() -> list[Case]:
             Case(train, "backward_kernel", activations, {"BLOCK": 32, "N": 16}, warps=1, note=f"training {kind}"),
         ]
     for kind, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
-        for size in (80, 128):
+        for size in (64, 80, 128, 256):
             for rich in (False, True):  # with a window, capped scores and sinks
                 found += [tree_case(kind, dtype, size, rich, amd) for amd in (False, True)]
     return found
@@ -155,6 +158,9 @@ def tree_case(kind: str, dtype: torch.dtype, size: int, rich: bool, amd: bool) -
         targets=tuple(target for target, (backend, *_) in TARGETS.items() if amd == (backend == "hip")),
     )  # fmt: skip
 
+
+ACROSS_LANES = r"\b(?:ds_\w*permute\w*|ds_swizzle\w*|v_permlane\w*|\w+_dpp|s_barrier|ds_(?:read|write)\w*)\b"
+"""Instructions by which lanes hand values to each other, or wait for each other."""
 
 TARGETS = {"gfx90a": ("hip", "gfx90a", 64), "gfx942": ("hip", "gfx942", 64), "sm_90": ("cuda", 90, 32)}
 
@@ -194,6 +200,12 @@ def compile_case(case: Case, target: str) -> dict[str, Any]:
             "registers": stated["vgpr_count"],
             "spills": stated["vgpr_spill_count"] + stated["sgpr_spill_count"],
             "lds": max(facts["lds"], stated["group_segment_fixed_size"]),
+            "scratch": stated["private_segment_fixed_size"],
+            "wavefront": stated["wavefront_size"],
+            "workgroup": stated["max_flat_workgroup_size"],
+            "warps": case.warps,
+            "across": len(re.findall(ACROSS_LANES, text)),
+            "matrix": len(re.findall(r"\bv_mfma_", text)),
         }
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "kernel.ptx").write_text(compiled.asm["ptx"])
@@ -213,9 +225,11 @@ def table() -> list[dict[str, Any]]:
     run = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr[-4000:]
     rows: list[dict[str, Any]] = json.loads(run.stdout.splitlines()[-1])
-    print(f"\n{'kernel':28} {'case':24} {'target':8} {'registers':>9} {'LDS':>7} {'spills':>6}")
+    columns = ("registers", "lds", "spills", "workgroup", "across", "matrix")
+    print(f"\n{'kernel':18} {'case':24} {'target':8}", *(f"{name:>9}" for name in columns))
     for row in rows:
-        print("{kernel:28} {note:24} {target:8} {registers:9} {lds:7} {spills:6}".format(**row))
+        facts = (f"{row.get(name, ''):>9}" for name in columns)
+        print("{kernel:18} {note:24} {target:8}".format(**row), *facts)
     return rows
 
 
@@ -226,6 +240,47 @@ def test_every_kernel_compiles_without_spills_and_fits_the_local_memory(
     rows = [row for row in table if row["target"] == target]
     assert len(rows) == sum(target in case.targets for case in cases())
     assert [row for row in rows if row["spills"] or row["lds"] > LDS_LIMIT] == []
+
+
+def test_every_kernel_of_the_project_is_among_them() -> None:
+    pytest.importorskip("triton.language", reason="triton is not installed (CPU builds of torch come without it)")
+    found = set()
+    for path in (ROOT / "evalspec").rglob("*_triton_kernels.py"):
+        text = path.read_text(encoding="utf-8")
+        found |= {(path.stem, name) for name in re.findall(r"^@triton\.jit.*?\ndef (\w+_kernel)\(", text, re.MULTILINE)}
+    assert found
+    assert found == {(case.module.rpartition(".")[2], case.kernel) for case in cases()}
+
+
+@pytest.mark.parametrize("target", AMD)
+def test_a_wavefront_has_64_lanes_and_a_workgroup_no_more_than_1024(table: list[dict[str, Any]], target: str) -> None:
+    for row in (row for row in table if row["target"] == target):
+        assert row["wavefront"] == 64, row
+        assert row["workgroup"] == 64 * row["warps"] <= 1024, row
+        assert row["scratch"] == 0, row  # nothing lives in memory that should live in registers
+
+
+@pytest.mark.parametrize("target", AMD)
+def test_in_the_scan_no_lane_needs_another(table: list[dict[str, Any]], target: str) -> None:
+    """A block is as wide as the program's lanes, 64 a warp here: each lane sums its own channel's n values."""
+    rows = [row for row in table if row["target"] == target and row["note"].startswith("scan")]
+    packed = [row for row in rows if row["kernel"] == "packed_kernel"]
+    assert len(packed) == 6
+    assert [row for row in packed if row["across"] or row["lds"]] == []
+
+
+@pytest.mark.parametrize("target", AMD)
+def test_products_run_on_matrix_units_in_every_precision(table: list[dict[str, Any]], target: str) -> None:
+    kernels = ("tree_kernel", "state_kernel", "output_kernel")
+    rows = [row for row in table if row["target"] == target and row["kernel"] in kernels]
+    assert {row["kernel"] for row in rows} == set(kernels)
+    assert [row for row in rows if not row["matrix"]] == []
+
+
+def test_norms_of_any_width_ask_for_no_more_than_a_workgroup_of_64_lane_wavefronts() -> None:
+    from evalspec.ssm.kernels.norms_triton import _warps
+
+    assert all(64 * _warps(1 << exponent) <= 1024 for exponent in range(18))
 
 
 if __name__ == "__main__":
