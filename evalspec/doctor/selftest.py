@@ -19,7 +19,7 @@ from evalspec.doctor.kernel_trials import Size, Trial, kernel_trials, name_of
 from evalspec.doctor.rates import copy_rate, gemm_rates
 from evalspec.doctor.score_parity import Parity, score_parity
 from evalspec.errors import BackendError
-from evalspec.execute.opening import keep_memory
+from evalspec.execute.opening import gpu_name, keep_memory
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def selftest(
     keep_memory()  # as a run does
     findings = examine()
     say("the device's own rates")
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else findings.machine.processor
+    name = gpu_name(device.index) if device.type == "cuda" else findings.machine.processor
     copy, gemm = copy_rate(device, copy_bytes), gemm_rates(device, gemm_size)
     trials = []
     say("kernels: the first call of each compiles it")

@@ -71,13 +71,29 @@ def keep_memory() -> None:
 
 
 def describe_device(device: str) -> str:
-    """The device that a model block's `device` means here: `NVIDIA H200`, `AMD Instinct MI210`, or the processor."""
+    """What a model block's `device` means here: `NVIDIA H200`, `AMD Instinct MI210 (gfx90a)`, the processor.
+
+    BackendError for a GPU that is not here.
+    """
     import torch
 
     if device == "cpu" or not torch.cuda.is_available():
         if device not in ("auto", "cpu"):
             raise BackendError(f"`device: {device}`: torch sees no GPU here; use `auto` or `cpu`")
         return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
+    _, sign, index = device.partition(":")
     count = torch.cuda.device_count()
-    name = torch.cuda.get_device_name(0)
-    return f"{count} × {name}" if count > 1 else name
+    if sign and int(index) >= count:
+        raise BackendError(f"`device: {device}`: torch sees {count} GPUs here; `evalspec doctor` lists them")
+    if sign:
+        return gpu_name(int(index))
+    return f"{count} × {gpu_name(0)}" if count > 1 else gpu_name(0)
+
+
+def gpu_name(index: int) -> str:
+    """A GPU's name; on ROCm with its architecture, since drivers call some GPUs `AMD Radeon Graphics`, or nothing."""
+    import torch
+
+    facts = torch.cuda.get_device_properties(index)
+    architecture = getattr(facts, "gcnArchName", "").partition(":")[0] if torch.version.hip else ""
+    return " ".join(filter(None, [facts.name, f"({architecture})" if architecture else ""])) or f"GPU {index}"

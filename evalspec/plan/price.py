@@ -66,7 +66,7 @@ class Machine:
 @cache
 def machine(device: str) -> Machine:
     """Measure the device that a model block names: a GPU through torch where a driver is there, else the CPU."""
-    if device != "cpu" and any(Path(path).exists() for path in ("/dev/nvidia0", "/dev/kfd")):
+    if device != "cpu" and any(Path(path).exists() for path in ("/dev/nvidiactl", "/dev/kfd")):
         import torch
 
         if torch.cuda.is_available():
