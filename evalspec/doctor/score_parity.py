@@ -1,7 +1,7 @@
 """The shipped models' scores by every way that this machine has, against plain forward passes of transformers.
 
 A few questions behind one prefix, four choices each, in float32. The forest is walked as in a run; the reference feeds
-every request by itself, with nothing of evalspec in it.
+every request by itself, on the CPU, with nothing of evalspec and no GPU's kernels in it.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def score_parity(device: torch.device, questions: int = 6, models: Sequence[str]
 def _score_parity(device: torch.device, questions: int, models: Sequence[str]) -> Iterator[Parity]:
     for name in models:
         asked = requests_of(questions)
-        expected = plain_scores(name, asked, device)
+        expected = plain_scores(name, asked)
         for keys in ways_on(device, name):
             way = ", ".join(keys.values())
             try:
@@ -124,20 +124,12 @@ def scores(model: Model, asked: Sequence[Request]) -> np.ndarray[tuple[int], np.
 
 
 @torch.no_grad()
-def plain_scores(
-    name: str, asked: Sequence[Request], device: torch.device
-) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """The same by one forward pass of transformers a request, in float32."""
-    tf32, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
-    try:
-        folder = zoo_folder() / name
-        model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device).eval()
-        found = []
-        for request in asked:
-            tokens = torch.as_tensor(request.tokens.astype(np.int64), device=device)[None]
-            rows = model(tokens, use_cache=False).logits[0, -len(request.targets) :].float().log_softmax(-1)
-            targets = torch.tensor(request.targets, device=device)
-            found.append(float(rows.gather(1, targets[:, None]).double().sum()))
-    finally:
-        torch.backends.cudnn.allow_tf32 = tf32
+def plain_scores(name: str, asked: Sequence[Request]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """The same by one forward pass of transformers a request, in float32 on the CPU."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(zoo_folder() / name, dtype=torch.float32).eval()
+    found = []
+    for request in asked:
+        tokens = torch.from_numpy(request.tokens.astype(np.int64))[None]
+        rows = model(tokens, use_cache=False).logits[0, -len(request.targets) :].log_softmax(-1)
+        found.append(float(rows.gather(1, torch.tensor(request.targets)[:, None]).double().sum()))
     return np.asarray(found)

@@ -5,6 +5,7 @@ One command for a person with a device that the project has not seen; what it pr
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -92,6 +93,7 @@ def selftest(
     device = device_named(asked)
     began = time.perf_counter()
     keep_memory()  # as a run does
+    os.environ.setdefault("TRITON_F32_DEFAULT", "ieee")  # mamba-ssm's products of float32 would be TF32's
     findings = examine()
     say("the device's own rates")
     name = gpu_name(device.index) if device.type == "cuda" else findings.machine.processor
