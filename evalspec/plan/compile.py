@@ -19,9 +19,10 @@ from evalspec.errors import PromptError, located
 from evalspec.models.card import Model, cache_folder, find_model
 from evalspec.plan.forest import Decoding, Forest, Request, build_forest
 from evalspec.plan.measurements import MeasurePlan, measure_plan
-from evalspec.prompting.drafts import Chat, Draft, Source, Templates, draft_task
+from evalspec.prompting.drafts import Chat, Draft, Source, draft_task
 from evalspec.prompting.encode import Encoded, encode_pairs, encode_prompts, encode_windows
 from evalspec.prompting.stages import stage_templates
+from evalspec.prompting.task_templates import Templates
 from evalspec.spec import Cell, LoadedSpec
 from evalspec.spec.base import Block
 from evalspec.spec.blocks import MAIN, DecodeBlock, TaskBlock

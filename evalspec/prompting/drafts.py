@@ -14,16 +14,16 @@ from typing import Any
 
 from evalspec.data.rows import Row, Rows
 from evalspec.errors import PromptError, located
+from evalspec.prompting.answers import Answer, right_answer
+from evalspec.prompting.passages import Key, passages_of, seen
 from evalspec.prompting.shots import choose_shots, shown_answer, split_pool
 from evalspec.prompting.steps import steps
-from evalspec.prompting.templates import Template, compile_template, constant
-from evalspec.retrieval import Hit, Passage, chunked, retrieve
+from evalspec.prompting.task_templates import Templates
+from evalspec.retrieval import Hit
 from evalspec.spec.blocks import TaskBlock
 from evalspec.spec.prompt import PromptBlock, ShotsBlock
-from evalspec.spec.retrieval import RetrievalBlock, SameBlock
 
 Chat = Callable[[Sequence[Mapping[str, str]]], str]
-Key = tuple[str, str]  # where a row stands (`rows`, or `shots` where these have data of their own), and its id
 
 
 @dataclass(frozen=True)
@@ -56,140 +56,6 @@ class Draft:
         if self.contexts:
             return [(context, delimiter + self.continuation) for context in self.contexts]
         return [(self.prompt, delimiter + choice) for choice in self.choices]
-
-
-@dataclass(frozen=True, eq=False)
-class Templates:
-    """The compiled templates of one task, each naming its key of the spec in errors."""
-
-    question: Template | None
-    description: Template
-    target: Template | None
-    choices: tuple[Template, ...] | Template | None
-    contexts: tuple[Template, ...] | Template | None
-    continuation: Template | None
-    prefix: Template | None
-    shot_question: Template | None
-    shot_answer: Template | None
-    system: Template | None
-    label: Template | None
-    shot_query: Template | None
-    query: Template | None
-    gold: Template | None
-    passage: Template | None
-    kind: Template | None
-    cluster: Template | None
-    steps: Template | None = None
-    when: Template | None = None
-
-    @property
-    def texts(self) -> list[str]:
-        """The source of each template, in a fixed order."""
-        found = []
-        for value in vars(self).values():
-            found += [template.text for template in (value if isinstance(value, tuple) else (value,)) if template]
-        return found
-
-    @classmethod
-    def of(cls, name: str, task: TaskBlock, root: Path, when: str | None = None) -> Templates:
-        """Compile all templates of a task; raises PromptError for the first that is missing or malformed."""
-
-        def at(key: str, source: str | int | None) -> Template | None:
-            where = f"tasks.{name}.{key}"
-            if source is None:
-                return None
-            return constant(str(source), where) if isinstance(source, int) else compile_template(source, root, where)
-
-        prompt, retrieval = task.prompt, task.retrieval
-        same = retrieval.distractors if retrieval else None
-        shots = prompt.shots or ShotsBlock()
-
-        def several(key: str, source: list[str] | str | None) -> tuple[Template, ...] | Template | None:
-            if source is None or isinstance(source, str):
-                return at(key, source)
-            listed = [at(f"{key}.{number}", item) for number, item in enumerate(source)]
-            return tuple(template for template in listed if template)
-
-        description = at("prompt.description", prompt.description)
-        assert description is not None
-        return cls(
-            question=at("prompt.template", prompt.template),
-            description=description,
-            target=at("prompt.target", prompt.target),
-            choices=several("prompt.choices", prompt.choices),
-            contexts=several("prompt.contexts", prompt.contexts),
-            continuation=at("prompt.continuation", prompt.continuation),
-            prefix=at("prompt.prefix", prompt.prefix or None),
-            shot_question=at("prompt.shots.template", shots.template),
-            shot_answer=at("prompt.shots.target", shots.target),
-            system=at("prompt.system", prompt.system),
-            label=at("prompt.shots.label", shots.label),
-            shot_query=at("prompt.shots.query", shots.query),
-            query=at("retrieval.query", retrieval.query if retrieval else None),
-            gold=at("retrieval.gold", retrieval.gold if retrieval else None),
-            passage=at("retrieval.text", retrieval.text if retrieval else None),
-            kind=at("retrieval.distractors.same", same.same if isinstance(same, SameBlock) else None),
-            cluster=at("cluster", task.cluster),
-            steps=at("prompt.steps.right", prompt.steps.right if prompt.steps else None),
-            when=at("when", when),
-        )
-
-
-def _texts(value: Any) -> tuple[str, ...]:
-    return tuple(str(item) for item in value) if isinstance(value, list | tuple) else (str(value),)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The right answer of a row: its texts, and for choices which of them are right."""
-
-    targets: tuple[str, ...]
-    choices: tuple[str, ...] = ()
-    gold: frozenset[int] = frozenset()
-
-
-def right_answer(templates: Templates, row: Row, where: str) -> Answer:
-    """The right answer of a row, as `prompt.target` and `prompt.choices` say. Raises PromptError."""
-    if templates.target is None:
-        return Answer(())
-    raw = templates.target.evaluate(row.values, row.id)
-    name = "choices" if templates.contexts is None else "contexts"
-    source = templates.choices if templates.contexts is None else templates.contexts
-    if source is None:
-        targets = _texts(raw)
-        if not targets:
-            raise PromptError(f"{where}: prompt.target of row {row.id} is an empty list")
-        return Answer(targets)
-    if isinstance(source, Template):
-        listed = source.evaluate(row.values, row.id)
-        if not isinstance(listed, list | tuple):
-            raise PromptError(f"{where}: prompt.{name} of row {row.id} is not a list but {listed!r}")
-        choices = _texts(listed)
-    else:
-        choices = tuple(template.render(row.values, row.id) for template in source)
-    if len(choices) < 2:
-        raise PromptError(f"{where}: row {row.id} has {len(choices)} {name}; at least two are needed")
-    if isinstance(raw, list | tuple) and not raw:
-        raise PromptError(f"{where}: prompt.target of row {row.id} is an empty list")
-    gold = frozenset(_index(item, choices, row, where) for item in (raw if isinstance(raw, list | tuple) else [raw]))
-    return Answer(tuple(choices[number] for number in sorted(gold)), choices, gold)
-
-
-def _index(target: Any, choices: tuple[str, ...], row: Row, where: str) -> int:
-    """The right choice's place: its text, or its index counted from 0."""
-    text = str(target)
-    if not isinstance(target, int) and text in choices:
-        return choices.index(text)
-    if text.strip().lstrip("-").isdigit() and 0 <= int(text) < len(choices):
-        return int(text)
-    if text in choices:
-        return choices.index(text)
-    if isinstance(target, bool):
-        return int(target)  # false and true as a data set writes 0 and 1
-    shown = ", ".join(repr(choice) for choice in choices[:6])
-    raise PromptError(
-        f"{where}: the target {text!r} of row {row.id} is neither one of its choices ({shown}) nor an index of one"
-    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,7 +118,9 @@ def draft_task(
             )
     shown: dict[Key, Row] = {("rows", row.id): row for row in samples}
     shown |= {(place, row.id): row for draw in chosen for some in draw for row in some}
-    hits, gold = _passages(name, task, templates, source, shown, evaluated, root, cache)
+    hits, gold = passages_of(
+        name, task, templates, source.corpus.rows if source.corpus else (), shown, evaluated, root, cache
+    )
 
     # Without choices, what else a shot could show is what the other rows of the pool are answered with.
     others: tuple[str, ...] = ()
@@ -326,60 +194,6 @@ def _shot_query(templates: Templates, row: Row, right: Callable[[], Answer]) -> 
     return template.render(row.values, row.id) if template else " ".join(right().choices)
 
 
-def seen(task: TaskBlock, row: Row, hits: Sequence[Hit]) -> dict[str, Any]:
-    """What a template sees: the row's columns, and with a retrieval block its passages in the prompt's order."""
-    if task.retrieval is None:
-        return dict(row.values)
-    passages = [
-        {
-            "id": hit.passage.id,
-            "text": hit.passage.text,
-            "document": hit.passage.document,
-            "rank": hit.rank,
-            "place": hit.place,
-            "score": hit.score,
-        }
-        for hit in sorted(hits, key=lambda hit: hit.place)
-    ]
-    return {**row.values, "passages": passages}
-
-
-def _passages(
-    name: str,
-    task: TaskBlock,
-    templates: Templates,
-    source: Source,
-    shown: Mapping[Key, Row],
-    evaluated: Sequence[Row],
-    root: Path,
-    cache: Path,
-) -> tuple[dict[Key, tuple[Hit, ...]], dict[Key, tuple[str, ...]]]:
-    """Retrieved passages and gold ids of each row."""
-    rows = list(shown.values())
-    block = task.retrieval
-    if block is None:
-        return {}, {}
-    gold = [_texts(templates.gold.evaluate(row.values, row.id)) for row in rows] if templates.gold else None
-    queries = [templates.query.render(row.values, row.id) for row in rows] if templates.query else []
-    corpus = source.corpus.rows if source.corpus else ()
-    passages = [
-        Passage(
-            row.id,
-            templates.passage.render(row.values, row.id),
-            kind=templates.kind.render(row.values, row.id) if templates.kind else "",
-        )
-        for row in corpus
-        if templates.passage
-    ]
-    ids = [row.id for row in rows]
-    withheld = _withheld(block, templates, shown, evaluated)
-    with located(f"tasks.{name}.retrieval"):
-        if block.chunk and block.retriever != "none":
-            passages = chunked(passages, block.chunk, root)
-        found = retrieve(_rooted(block, root), passages, queries, gold, ids, cache, withheld)
-    return dict(zip(shown, found, strict=True)), dict(zip(shown, gold, strict=True)) if gold else {}
-
-
 def _prefix(templates: Templates, values: Mapping[str, Any], row_id: str) -> str:
     """What the answer to a row begins with."""
     return templates.prefix.render(values, row_id) if templates.prefix else ""
@@ -394,34 +208,6 @@ def _begun(prefix: str, told: str) -> str:
 def _joint(question: str, prefix: str, delimiter: str) -> str:
     """What stands between a question and the prefix of its answer."""
     return "" if not question or question[-1].isspace() or prefix[0].isspace() else delimiter
-
-
-def _withheld(
-    block: RetrievalBlock, templates: Templates, shown: Mapping[Key, Row], evaluated: Sequence[Row]
-) -> list[frozenset[str]]:
-    """Ids of the documents that each row is not shown: with `withhold_gold`, what answers any evaluated row.
-
-    A shot keeps what answers the shot itself (a worked example whose answer stands nowhere would teach to guess), but
-    its other passages stand in the same prompt as a question, and must not answer it. All evaluated rows count,
-    whatever the limit, so that it changes no prompt.
-    """
-    if not block.withhold_gold or templates.gold is None:
-        return [frozenset()] * len(shown)
-    golds = {row.id: frozenset(_texts(templates.gold.evaluate(row.values, row.id))) for row in evaluated}
-    every = frozenset().union(*golds.values())
-    own = [frozenset(_texts(templates.gold.evaluate(row.values, row.id))) for row in shown.values()]
-    tested = [place == "rows" and name in golds for place, name in shown]
-    return [gold if is_tested else every - gold for gold, is_tested in zip(own, tested, strict=True)]
-
-
-def _rooted(block: RetrievalBlock, root: Path) -> RetrievalBlock:
-    """The block with the folders of its models, where they stand under the project's root, in full."""
-    changed: dict[str, object] = {}
-    if (root / block.encoder).is_dir():
-        changed["encoder"] = str(root / block.encoder)
-    if block.rerank and (root / block.rerank.model).is_dir():
-        changed["rerank"] = block.rerank.model_copy(update={"model": str(root / block.rerank.model)})
-    return block.model_copy(update=changed) if changed else block
 
 
 def join(

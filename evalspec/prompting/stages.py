@@ -13,8 +13,11 @@ from typing import Any
 
 from evalspec.data.rows import Row
 from evalspec.errors import PromptError
-from evalspec.prompting.drafts import Chat, Draft, Templates, join, reference_steps, right_answer, seen
+from evalspec.prompting.answers import right_answer
+from evalspec.prompting.drafts import Chat, Draft, join, reference_steps
+from evalspec.prompting.passages import seen
 from evalspec.prompting.steps import MARK
+from evalspec.prompting.task_templates import Templates
 from evalspec.spec.blocks import MAIN, TaskBlock
 
 _UNKNOWABLE = ("has no element", "cannot be rendered", "cannot be evaluated", "nor an index of one", "is an empty list")
