@@ -17,8 +17,8 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _CACHE = 256 << 20  # bytes that push everything else out of a GPU's cache
 
 
-def seconds(function: Callable[[], Any], device: torch.device, *, budget: float = 0.3, most: int = 50) -> float:
-    """Time of a call after a warm-up, from as many calls as fit in `budget` seconds (five at least).
+def seconds(function: Callable[[], Any], device: torch.device, *, budget: float = 0.5, most: int = 50) -> float:
+    """Time of a call after a warm-up, from as many calls as fit in `budget` seconds (eight at least).
 
     On a GPU the median by its own clock: its cache is emptied before each call, and calls are queued, so that Python's
     part of a launch is not in them. On a CPU the quickest: what others do there only ever adds.
@@ -26,7 +26,7 @@ def seconds(function: Callable[[], Any], device: torch.device, *, budget: float 
     times = _times_on_gpu if device.type == "cuda" else _times_on_cpu
     function()
     (first,) = times(function, device, 1)  # the second call: what compiles or tunes itself does so in the first
-    found = times(function, device, max(5, min(most, int(budget / max(first, 1e-6)))))
+    found = times(function, device, max(8, min(most, int(budget / max(first, 1e-6)))))
     return median(found) if device.type == "cuda" else min(found)
 
 

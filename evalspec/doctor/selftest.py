@@ -19,7 +19,7 @@ from evalspec.doctor.generation import Generation, try_vllm
 from evalspec.doctor.kernel_trials import Size, Trial, kernel_trials, name_of
 from evalspec.doctor.rates import copy_rate, gemm_rates
 from evalspec.doctor.score_parity import Parity, score_parity
-from evalspec.errors import BackendError
+from evalspec.errors import BackendError, RunError, in_a_line
 from evalspec.execute.opening import gpu_name, keep_memory
 
 
@@ -39,6 +39,8 @@ class SelfTest:
     generation: Generation | None
     """None where vLLM is not installed."""
     seconds: float
+    threads: int
+    """CPU threads."""
 
     @property
     def right(self) -> bool:
@@ -55,6 +57,7 @@ class SelfTest:
             "device": self.device,
             "name": self.name,
             "seconds": self.seconds,
+            "threads": self.threads,
             "copy_bytes_per_second": self.copy,
             "gemm_operations_per_second": self.gemm,
             "kernels": [asdict(trial) for trial in self.trials],
@@ -93,11 +96,16 @@ def selftest(
     device = device_named(asked)
     began = time.perf_counter()
     keep_memory()  # as a run does
+    if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)  # as a run of models this small: two threads would mostly wait for each other
     os.environ.setdefault("TRITON_F32_DEFAULT", "ieee")  # mamba-ssm's products of float32 would be TF32's
     findings = examine()
     say("the device's own rates")
     name = gpu_name(device.index) if device.type == "cuda" else findings.machine.processor
-    copy, gemm = copy_rate(device, copy_bytes), gemm_rates(device, gemm_size)
+    try:
+        copy, gemm = copy_rate(device, copy_bytes), gemm_rates(device, gemm_size)
+    except RuntimeError as error:  # no memory is free, or its driver is at odds with torch: nothing else would run
+        raise RunError(f"{name} ({device}) cannot even copy its memory: {in_a_line(error)}") from error
     trials = []
     say("kernels: the first call of each compiles it")
     for trial in kernel_trials(device, copy, gemm, size):
@@ -111,5 +119,5 @@ def selftest(
         generation = try_vllm(device)
     return SelfTest(
         findings, str(device), name, copy, {name_of(dtype): rate for dtype, rate in gemm.items()},
-        tuple(trials), parities, generation, time.perf_counter() - began,
+        tuple(trials), parities, generation, time.perf_counter() - began, torch.get_num_threads(),
     )  # fmt: skip

@@ -19,7 +19,7 @@ def selftest_text(found: SelfTest) -> str:
     lines = [
         *machine_lines(found.findings.machine),
         "",
-        f"self-test on {found.device}: {found.name}, {found.seconds:.0f} s",
+        f"self-test on {found.device}: {found.name}{_threads(found)}, {found.seconds:.0f} s",
         f"copies    {_scaled(found.copy, 'B/s')} (read and written)",
         f"products  {gemm}",
         table(
@@ -62,6 +62,10 @@ def selftest_text(found: SelfTest) -> str:
         SEND,
     ]
     return "\n".join(lines)
+
+
+def _threads(found: SelfTest) -> str:
+    return f", {found.threads} thread{'s' * (found.threads != 1)}" if found.device == "cpu" else ""
 
 
 def _vllm(found: SelfTest) -> str:
