@@ -26,6 +26,7 @@ import torch
 from evalspec.errors import BackendError, RunError
 from evalspec.execute.backends.forking import ForkedState, ForkingModel
 from evalspec.execute.backends.memory import is_out_of_memory, release_memory
+from evalspec.execute.energy import joules_of_a_run
 from evalspec.execute.meters import Meters
 from evalspec.execute.protocols import DecodeRequest, Engine, ForkingBackend, Span
 from evalspec.execute.walk import walk
@@ -85,13 +86,18 @@ def measure(
     new_tokens: int,
     warmup: int,
     seed: int,
+    longest: int | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Measured]:
-    """Time each point's missing repeats. A point that does not fit in memory yields one `Measured` with its error."""
+    """Time each point's missing repeats. A point that does not fit in memory yields one `Measured` with its error.
+
+    `longest`: the tokens that the model holds, if anything limits them.
+    """
     run = _Runs(subject, meters, vocabulary, new_tokens, seed)
     failed: set[Point] = set()
     # On a CPU memory is watched here: giving freed memory back, which that needs, would slow what is timed.
     watched: dict[Point, tuple[int | None, int | None]] = {}
+    joules: dict[Point, float | None] = {}  # of runs too short to be told by themselves
     for point in sorted(missing, key=lambda p: (-p.batch, -p.length, KINDS.index(p.kind))):
         for number in range(warmup):
             found = run(point, -1 - number, watch=number == warmup - 1)
@@ -101,6 +107,8 @@ def measure(
                 say(f"{point.kind} at {point.length:,} tokens, batch {point.batch}: {found.error}")
                 yield Measured(point, 0, error=found.error)
                 break
+        if point not in failed:
+            joules[point] = run.joules(point, longest)
     for repeat in sorted({repeat for repeats in missing.values() for repeat in repeats}):
         for point, repeats in missing.items():
             if repeat not in repeats or point in failed:
@@ -111,6 +119,8 @@ def measure(
             if not meters.memory_is_free and not found.error:
                 baseline, peak = watched[point]
                 found = replace(found, baseline_memory_bytes=baseline, peak_memory_bytes=peak)
+            if found.energy_joules is None and not found.error:
+                found = replace(found, energy_joules=joules[point])
             yield found
 
 
@@ -133,11 +143,30 @@ class _Runs:
         release_memory()  # out of the except clause, whose traceback holds what was allocated
         return Measured(point, repeat, error="does not fit in memory")
 
-    def _once(self, point: Point, repeat: int, watch: bool) -> Measured:
+    def joules(self, point: Point, longest: int | None) -> float | None:
+        """Joules of one run, from as many as the device's counter needs; None where it does not come to a number."""
+        try:
+            return joules_of_a_run(
+                self.subject,
+                self.meters,
+                point,
+                lambda run: self._prompts(point, -(2**10) - run),
+                self.new_tokens,
+                longest,
+            )
+        except (RuntimeError, MemoryError, RunError) as error:
+            if not is_out_of_memory(error) and not (error.__cause__ and is_out_of_memory(error.__cause__)):
+                raise
+        release_memory()
+        return None
+
+    def _prompts(self, point: Point, repeat: int) -> list[Tokens]:
         apart = int(point.kind == "throughput")  # decode has prefill's prompts
         chance = np.random.default_rng([self.seed, apart, point.length, point.batch, repeat + 2**20])
-        prompts = chance.integers(self.vocabulary, size=(point.batch, point.length)).astype(np.int32)
-        work = self.subject.prepare(point, list(prompts), self.new_tokens)
+        return list(chance.integers(self.vocabulary, size=(point.batch, point.length)).astype(np.int32))
+
+    def _once(self, point: Point, repeat: int, watch: bool) -> Measured:
+        work = self.subject.prepare(point, self._prompts(point, repeat), self.new_tokens)
         baseline = self.meters.memory_now() if watch else None
         if watch:
             self.meters.reset_memory()

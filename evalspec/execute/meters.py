@@ -5,8 +5,8 @@ Memory. On a GPU: bytes that torch has allocated, weights included, whose peak i
 to be given back to the system first, or the next run would take it unseen. Elsewhere nothing is told.
 
 Energy. The GPU's own counter since its driver was loaded, by NVML (package nvidia-ml-py) or amdsmi (comes with ROCm).
-It moves some ten times a second: a run of less than a second gets no number, since it would be mostly the counter's
-step. It counts the whole board, others' work included.
+It moves some ten times a second: what takes less than a second gets no number, since that would be mostly the counter's
+step (`energy` makes it take longer). It counts the whole board, others' work included.
 """
 
 from __future__ import annotations

@@ -72,6 +72,7 @@ def run_measurements(
         new_tokens=plan.measure.new_tokens,
         warmup=plan.measure.warmup,
         seed=plan.measure.seed,
+        longest=plan.model.max_length,
         say=lambda text: progress.say(f"{name}: {text}"),
     ):
         timed += found.error is None

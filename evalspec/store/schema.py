@@ -220,7 +220,11 @@ TABLES: dict[str, TableSchema] = {
                 Column(
                     "peak_memory_bytes", "BIGINT", "most memory: of the GPU, weights included; of the process on a CPU"
                 ),
-                Column("energy_joules", "DOUBLE", "energy, where the device tells and the time was a second or more"),
+                Column(
+                    "energy_joules",
+                    "DOUBLE",
+                    "energy, where the device tells: its own, or, of less than a second, a longer run's share",
+                ),
                 Column("baseline_memory_bytes", "BIGINT", "memory in use before it began, weights included"),
                 Column("state_bytes", "BIGINT", "state or KV cache of one sequence of this length, as it was held"),
                 Column("predicted_state_bytes", "BIGINT", "the same by the architecture's formula"),
