@@ -36,13 +36,18 @@ def run(
     reports: str | Path | None = None,
     fresh: bool = False,
     measure: bool = True,
+    ray: str | bool | None = None,
 ) -> Finished:
     """Run a plan (or a spec) to its report, going on where an earlier run of it was cut off.
 
-    `measure=False` leaves the spec's `measure` block to a later run.
+    `measure=False` leaves the spec's `measure` block to a later run. `ray` spreads each model over the GPUs of a Ray
+    cluster: its address, `"auto"` for the one that this machine is a node of, True for one that is started on this
+    machine for this run alone.
     """
+    address = "local" if ray is True else ray or None
     compiled = plan if isinstance(plan, Plan) else compile(plan)
-    return run_plan(compiled, Store(Path(store)), Path(reports or Path(store).parent), fresh=fresh, measure=measure)
+    where = Path(reports or Path(store).parent)
+    return run_plan(compiled, Store(Path(store)), where, fresh=fresh, measure=measure, ray=address)
 
 
 def connect(store: str | Path = STORE) -> duckdb.DuckDBPyConnection:

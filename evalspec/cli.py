@@ -100,6 +100,7 @@ def parser() -> argparse.ArgumentParser:
     sub = verb("plan", _plan, "compile a spec and show cells, tokens, sharing, memory and cost")
     spec_options(sub, many=False)
     sub.add_argument("--limit", type=_positive, metavar="N", help="only the first N rows of each task")
+    sub.add_argument("--workers", type=_positive, metavar="N", help="say what the plan comes to on N workers")
     sub.add_argument("--json", action="store_true", help="for machines")
 
     sub = verb("run", _run, "run specs, or go on where they were cut off, and write their reports")
@@ -109,6 +110,10 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--limit", type=_positive, metavar="N", help="only the first N rows of each task")
     sub.add_argument("--fresh", action="store_true", help="compute everything again, whatever the store holds")
     sub.add_argument("--no-measure", action="store_true", help="leave out the spec's `measure` block")
+    sub.add_argument(
+        "--ray", metavar="ADDRESS", nargs="?", const="local", type=_address,
+        help="spread each model over the GPUs of a Ray cluster: `auto` or its address (default: one of this machine's)",
+    )  # fmt: skip
     sub.add_argument("--json", action="store_true", help="for machines")
 
     sub = verb("report", _report, "render the report of a run again")
@@ -163,6 +168,12 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _address(text: str) -> str:
+    if text.endswith((".yaml", ".yml")):
+        raise argparse.ArgumentTypeError(f"{text} is no address; let `--ray` stand behind the specs")
+    return text
+
+
 def _init(options: argparse.Namespace) -> int:
     from evalspec.starter import write_starter
 
@@ -211,10 +222,13 @@ def _import(options: argparse.Namespace) -> int:
 def _plan(options: argparse.Namespace) -> int:
     from evalspec.plan.compile import compile_plan
     from evalspec.plan.price import plan_json, plan_table
+    from evalspec.plan.spread import spread_table
     from evalspec.spec import load
 
     plan = compile_plan(load(Path(options.spec), options.set), limit=options.limit)
-    print(json.dumps(plan_json(plan), indent=1) if options.json else plan_table(plan))
+    print(json.dumps(plan_json(plan, options.workers), indent=1) if options.json else plan_table(plan))
+    if options.workers and not options.json:
+        print(f"\n{spread_table(plan, options.workers)}")
     return 0
 
 
@@ -234,7 +248,10 @@ def _run(options: argparse.Namespace) -> int:
         plan = compile_plan(spec, limit=options.limit, progress=progress.say)
         store = _store(options.store, create=True)
         try:
-            finished = run(plan, store, reports, fresh=options.fresh, measure=not options.no_measure, progress=progress)
+            measure = not options.no_measure
+            finished = run(
+                plan, store, reports, fresh=options.fresh, measure=measure, ray=options.ray, progress=progress
+            )
         except KeyboardInterrupt:
             print("interrupted; what was finished is kept, and the same command goes on", file=sys.stderr)
             return 1

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from evalspec.models.architectures import Architecture, UncoveredConfig, architecture_of
 from evalspec.models.layer_cost import Layer
@@ -62,13 +62,20 @@ class Cost:
         """Operations of decoding the token at `position` (from 1, so it attends to as many), the head included."""
         return self.decode_flops(1, position - 1)
 
+    def flops_of_each(
+        self, lengths: ArrayLike, starts: ArrayLike = 0, *, stepwise: bool = False
+    ) -> NDArray[np.float64]:
+        """Operations of feeding each span, all at once or (`stepwise`) token by token, without the head; shaped as the
+        spans are."""
+        spans = np.broadcast_arrays(np.asarray(lengths, np.float64), np.asarray(starts, np.float64))
+        return sum((n * layer.flops(*spans, stepwise=stepwise) for layer, n in self._kinds), np.zeros(spans[0].shape))
+
     @property
     def _kinds(self) -> list[tuple[Layer, int]]:
         return list(Counter(self.architecture.layers).items())
 
     def _sum(self, lengths: ArrayLike, starts: ArrayLike, *, stepwise: bool) -> int:
-        spans = np.broadcast_arrays(np.asarray(lengths, np.float64), np.asarray(starts, np.float64))
-        return round(sum(n * float(layer.flops(*spans, stepwise=stepwise).sum()) for layer, n in self._kinds))
+        return round(float(self.flops_of_each(lengths, starts, stepwise=stepwise).sum()))
 
 
 def cost_of(config: Mapping[str, Any]) -> Cost | None:

@@ -185,6 +185,15 @@ def alone(forest: Forest) -> Forest:
     )
 
 
+def tokens_before(forest: Forest) -> Ints:
+    """How many tokens stand before each node on its path, (N,)."""
+    before = np.zeros(len(forest.parent), np.int64)
+    for node, above in enumerate(forest.parent.tolist()):
+        if above >= 0:
+            before[node] = before[above] + forest.length[above]
+    return before
+
+
 def users_of_nodes(forest: Forest, users: Sequence[frozenset[int]]) -> list[frozenset[int]]:
     """For each node, the users (cells, say) of all requests at or below it; `users[r]` are those of request r."""
     found: list[frozenset[int]] = [frozenset()] * len(forest.parent)

@@ -16,8 +16,9 @@ import numpy as np
 
 from evalspec.models.card import NATIVE_TYPES, Model
 from evalspec.plan.compile import ModelPlan, Plan
-from evalspec.plan.forest import Forest, alone
+from evalspec.plan.forest import alone, tokens_before
 from evalspec.plan.measurements import MeasurePlan
+from evalspec.plan.spread import spread_of
 from evalspec.plan.stages import Bound, bounds
 from evalspec.tabular import bytes_text, table
 
@@ -101,15 +102,6 @@ def _dtype(model: Model) -> str:
     return model.block.dtype if model.block.dtype != "auto" else machine(model.block.device).dtype
 
 
-def _starts(forest: Forest) -> np.ndarray[Any, Any]:
-    """Tokens before each node on its path."""
-    starts = np.zeros(len(forest.parent), np.int64)
-    for node, parent in enumerate(forest.parent):
-        if parent >= 0:
-            starts[node] = starts[parent] + forest.length[parent]
-    return starts
-
-
 def price_of(part: ModelPlan) -> Price:
     """The price of one model's part of a plan."""
     model, forest = part.model, part.forest
@@ -122,7 +114,7 @@ def price_of(part: ModelPlan) -> Price:
     if cost is not None:
         scored = sum(len(request.targets) for request in forest.requests)
         contexts = [len(request.tokens) for request in forest.requests if request.decoding]
-        flops = cost.flops(fed.length, _starts(fed), scored=scored)
+        flops = cost.flops(fed.length, tokens_before(fed), scored=scored)
         # The first new token is predicted by the prompt's last position, and the last one is never fed.
         flops += cost.decode_flops(np.asarray(new_tokens) - 1, contexts) if new_tokens else 0
         dtype = DTYPE_BYTES[_dtype(model)]
@@ -152,9 +144,9 @@ def price_of(part: ModelPlan) -> Price:
     )
 
 
-def plan_json(plan: Plan) -> dict[str, Any]:
+def plan_json(plan: Plan, workers: int | None = None) -> dict[str, Any]:
     """The plan for machines: the contract's keys. Models are priced without later stages, which depend on answers:
-    `cells[].stages` has the most that they can come to."""
+    `cells[].stages` has the most that they can come to. `workers` adds what so many of them come to."""
     counted: dict[str, tuple[int, int]] = {}
     later = [bound for part in plan.models for bound in bounds(part)]
     for part in plan.models:
@@ -188,7 +180,12 @@ def plan_json(plan: Plan) -> dict[str, Any]:
             for cell in plan.cells
         ],
         "models": [
-            {**asdict(price_of(part)), "weights": str(part.model.block.weights), "resolved": str(part.model.directory)}
+            {
+                **asdict(price_of(part)),
+                "weights": str(part.model.block.weights),
+                "resolved": str(part.model.directory),
+                **({"workers": asdict(spread_of(part, workers))} if workers else {}),
+            }
             for part in plan.models
         ],
         "measurements": [_measured_json(one) for one in plan.measured],

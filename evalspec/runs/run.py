@@ -19,7 +19,7 @@ import yaml
 
 import evalspec
 from evalspec.errors import EvalspecError, RunError, StoreError, located
-from evalspec.execute.opening import describe_device, open_backend
+from evalspec.execute.places import Place, place_of
 from evalspec.execute.protocols import Engine, ForkingBackend, Result
 from evalspec.execute.walk import walk
 from evalspec.metrics.intervals import aggregate
@@ -28,7 +28,7 @@ from evalspec.metrics.registry import METRIC_FUNCTIONS
 from evalspec.models.card import Model
 from evalspec.plan.compile import ModelPlan, Plan, Sample, SampleKey, forest_of
 from evalspec.plan.forest import Forest
-from evalspec.plan.measurements import MeasurePlan
+from evalspec.plan.measurements import MeasurePlan, Point
 from evalspec.plan.stages import keys_at, levels, stage_samples
 from evalspec.runs.answered import earlier_stages, votes
 from evalspec.runs.efficiency import Meter
@@ -73,13 +73,15 @@ def run(
     *,
     fresh: bool = False,
     measure: bool = True,
+    ray: str | None = None,
     progress: Progress | None = None,
 ) -> Finished:
-    """Run a plan to its end and write its report.
+    """Run a plan to its end and write its report: in this process, or with `ray` on a Ray cluster (`places.place_of`).
 
     Resumes an unfinished run of the same plan and weights, computes nothing when a finished one has no failures, and
     reuses answers that earlier runs paid for; `fresh` forces all. What the spec's `measure` block asks is timed when
-    all samples are answered, and never taken from another run; without `measure` it waits for a later call. Raises
+    all samples are answered, and never taken from another run; without `measure` it waits for a later call, and so it
+    does on a cluster that was joined, since a model is timed alone on the machine that the run was started on. Raises
     RunError when something strikes in the middle: what was finished before is kept. KeyboardInterrupt is passed on
     after the run was marked interrupted.
     """
@@ -89,6 +91,9 @@ def run(
     weights = {(model.name, model.weights_hash) for model in models}
     earlier = None if fresh else store.find(plan.plan_id, weights)
     timings = store.rows("measurements", earlier["run_id"]) if earlier and plan.measured else []
+    if measure and plan.measured and ray not in (None, "local"):
+        progress.say("`measure` is left to a run without `--ray`, on the machine that is to be measured")
+        measure = False
     missing = [(one, still_missing(one, timings)) for one in plan.measured if measure]
     answered = earlier is not None and len(store.finished(earlier["run_id"])) == plan.samples
     if earlier and earlier["status"] == "finished" and answered and not any(points for _, points in missing):
@@ -96,27 +101,20 @@ def run(
         return _summary(earlier["run_id"], plan, store, reports, began)
     if earlier:
         progress.say(f"going on with run {earlier['run_id']}, which was {earlier['status']}")
-    writer = store.resume(earlier["run_id"]) if earlier else store.begin(_run_row(plan), _cell_rows(plan))
-    work = _Work(plan, store, writer, fresh, progress)
-    try:
-        for part in plan.models:
-            work.model(part)
-        writer.commit({"scores": votes(store, writer.run_id, plan)})
-        writer.commit({"metrics": aggregates(store, writer.run_id)})
-        writer.commit({"verdicts": verdict_rows(store, writer.run_id, plan)})
-        for one, points in missing:
-            work.measured += run_measurements(one, points, threads_of(plan.measured), writer, progress)
-        if missing:
-            writer.commit({"verdicts": speed_verdicts(store, writer.run_id)})
-    except KeyboardInterrupt:
-        _give_up(writer, "interrupted")
-        raise
-    except EvalspecError as error:
-        _give_up(writer, "failed")
-        raise RunError(f"{error}\nWhat was finished is kept; run the same command again to go on.") from error
-    except BaseException:
-        _give_up(writer, "failed")
-        raise
+    with place_of(ray, plan.loaded.root, progress.say) as place:
+        writer = store.resume(earlier["run_id"]) if earlier else store.begin(_run_row(plan, place), _cell_rows(plan))
+        work = _Work(plan, store, writer, place, fresh, progress)
+        try:
+            work.all(missing)
+        except KeyboardInterrupt:
+            _give_up(writer, "interrupted")
+            raise
+        except EvalspecError as error:
+            _give_up(writer, "failed")
+            raise RunError(f"{error}\nWhat was finished is kept; run the same command again to go on.") from error
+        except BaseException:
+            _give_up(writer, "failed")
+            raise
     writer.finish("failed" if failures(store, writer.run_id) else "finished")
     try:
         store.merge()
@@ -145,24 +143,40 @@ def failures(store: Store, run_id: str) -> int:
 class _Work:
     """One pass over all models, and the counts that the summary tells."""
 
-    def __init__(self, plan: Plan, store: Store, writer: RunWriter, fresh: bool, progress: Progress) -> None:
-        self.plan, self.store, self.writer, self.fresh, self.progress = plan, store, writer, fresh, progress
+    def __init__(
+        self, plan: Plan, store: Store, writer: RunWriter, place: Place, fresh: bool, progress: Progress
+    ) -> None:
+        self.plan, self.store, self.writer, self.place = plan, store, writer, place
+        self.fresh, self.progress = fresh, progress
         self.done = {(key.cell_id, key.sample_id, key.repeat, key.stage) for key in store.finished(writer.run_id)}
         self.before = {str(row["cell_id"]): row for row in store.rows("efficiency", writer.run_id)}
         self.computed = self.cached = self.computed_tokens = self.commits = self.measured = 0
+
+    def all(self, missing: Sequence[tuple[MeasurePlan, Mapping[Point, Sequence[int]]]]) -> None:
+        """Every model's answers, what follows from them, and the timings that are missing."""
+        store, writer, plan = self.store, self.writer, self.plan
+        for part in plan.models:
+            self.model(part)
+        writer.commit({"scores": votes(store, writer.run_id, plan)})
+        writer.commit({"metrics": aggregates(store, writer.run_id)})
+        writer.commit({"verdicts": verdict_rows(store, writer.run_id, plan)})
+        for one, points in missing:
+            self.measured += run_measurements(one, points, threads_of(plan.measured), writer, self.progress)
+        if missing:
+            writer.commit({"verdicts": speed_verdicts(store, writer.run_id)})
 
     def model(self, part: ModelPlan) -> None:
         """Everything that is still to be answered by one model: its tasks, then their stages, level by level."""
         unfinished = [level for level in range(levels(part)) if not self.done.issuperset(keys_at(part, level))]
         if not unfinished:
             return
-        backend = open_backend(part.model)
         meter: Meter | None = None
-        for level in range(unfinished[-1] + 1):
-            samples = part.samples
-            if level:
-                samples = stage_samples(part, level, earlier_stages(self.store, self.writer.run_id, part))
-            meter = self._level(part, level, samples, backend, meter)
+        with self.place.open(part.model, part.forest.distinct_tokens) as backend:
+            for level in range(unfinished[-1] + 1):
+                samples = part.samples
+                if level:
+                    samples = stage_samples(part, level, earlier_stages(self.store, self.writer.run_id, part))
+                meter = self._level(part, level, samples, backend, meter)
 
     def _level(
         self,
@@ -280,14 +294,14 @@ def aggregates(store: Store, run_id: str) -> list[Row]:
     return rows
 
 
-def _run_row(plan: Plan) -> Row:
+def _run_row(plan: Plan, place: Place) -> Row:
     """The row of the table `runs`."""
     loaded = plan.loaded
     devices = []
     models = [part.model for part in plan.models] + [one.model for one in plan.measured]
     for model in models:  # all of them before anything runs: a GPU that is missing is no surprise for the second
         with located(f"models.{model.name}"):
-            devices.append(describe_device(model.block.device))
+            devices.append(place.describe(model))
     return {
         "spec_name": loaded.spec.name,
         "spec": spec_text(loaded),

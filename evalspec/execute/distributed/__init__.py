@@ -1,0 +1,1 @@
+"""A forest spread over the workers of a Ray cluster: what is shipped, what a worker does, who gets which piece."""

@@ -1,0 +1,142 @@
+"""The Ray cluster: started on this machine or joined, how many workers it has room for, models opened on them.
+
+Only here, and only when it is asked for, is Ray imported.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evalspec.errors import BackendError, RunError
+from evalspec.execute.distributed.engine import SpreadEngine
+from evalspec.execute.distributed.shipping import Asked
+from evalspec.execute.distributed.worker import Worker
+from evalspec.execute.opening import SMALL, open_backend
+from evalspec.execute.protocols import Engine, ForkingBackend
+from evalspec.models.card import Model
+from evalspec.spec.model import ModelBlock
+
+LOCAL = "local"
+OBJECT_STORE = 512 * 2**20
+"""Bytes for what is under way between the processes of a local cluster: pieces and results, which are small."""
+LEAST_TOKENS = 1024
+"""A model gets no more workers than it has so many distinct tokens for: starting one takes longer than feeding them."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What each worker of a model takes of its node, and for how many there is room."""
+
+    gpus: int
+    cpus: int
+    room: int
+    kinds: tuple[str, ...]
+
+    def __str__(self) -> str:
+        each = f", {self.gpus} GPUs each" if self.gpus > 1 else ""
+        return f"{self.room} workers over Ray ({', '.join(self.kinds)}{each})"
+
+
+class RayCluster:
+    """Where models run with `--ray`: one actor a GPU, or on CPUs where there is none."""
+
+    def __init__(self, address: str, root: Path, say: Callable[[str], None]) -> None:
+        """Join the cluster at an address (`auto`: this machine's), or start one for this run (`local`).
+
+        `root` is where relative paths of models start. Raises BackendError without Ray or cluster.
+        """
+        self.ray, self.root, self.say = _import_ray(), root, say
+        self.started = not self.ray.is_initialized()
+        if self.started:
+            _connect(self.ray, address)
+
+    def close(self) -> None:
+        """Leave the cluster, and end it if it was started here."""
+        if self.started:
+            self.ray.shutdown()
+
+    def describe(self, model: Model) -> str:
+        """What the column `device` says of a model: its workers and their kind."""
+        return str(self._placement(model))
+
+    @contextmanager
+    def open(self, model: Model, tokens: int) -> Iterator[ForkingBackend | Engine]:
+        """A model on as many workers as there is room for, and as `tokens` distinct ones are worth."""
+        if model.backend == "server":  # nothing is computed here: one process asks as well as many
+            self.say(f"  {model.name}: asked from here, since its server does the work")
+            yield open_backend(model)
+            return
+        placement = self._placement(model)
+        actor = self.ray.remote(Worker).options(
+            num_gpus=placement.gpus, num_cpus=placement.cpus, scheduling_strategy="SPREAD", max_restarts=0
+        )
+        engine = SpreadEngine(
+            self.ray,
+            actor.remote,
+            lambda: self._placement(model).room,
+            max(1, min(placement.room, tokens // LEAST_TOKENS)),
+            Asked(model.name, _anywhere(model.block), self.root.resolve(), model.weights_hash),
+            model.cost,
+            self.say,
+        )
+        try:
+            yield engine
+        finally:
+            engine.close()
+
+    def _placement(self, model: Model) -> Placement:
+        """One worker a GPU; without GPUs one a CPU for a small model, one a node for others."""
+        nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+        gpus = [int(node.get("GPU", 0)) for node in nodes]
+        block, where = model.block, f"models.{model.name}"
+        if block.device != "cpu" and any(gpus):
+            each = max(gpus) if block.device_map else block.vllm.tensor_parallel if block.vllm else 1
+            room = sum(here // each for here in gpus)
+            if not room:
+                raise BackendError(f"{where} needs {each} GPUs of one node; the largest of the cluster has {max(gpus)}")
+            kinds = {key.split(":", 1)[1] for node in nodes for key in node if key.startswith("accelerator_type:")}
+            return Placement(each, 0, room, tuple(sorted(kinds)) or ("GPU",))
+        if block.device.startswith("cuda"):
+            raise BackendError(f"{where}: `device: {block.device}`: the Ray cluster has no GPU; use `auto` or `cpu`")
+        cpus = [int(node.get("CPU", 0)) for node in nodes if node.get("CPU", 0) >= 1]
+        small = model.cost is not None and model.cost.parameters < SMALL
+        each = 1 if small else min(cpus, default=1)
+        return Placement(0, each, sum(here // each for here in cpus), ("CPU",))
+
+
+def _import_ray() -> Any:
+    """Ray, without its dashboard's and its usage statistics' talk."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        import ray
+    except ImportError:
+        raise BackendError("`--ray` needs Ray, which is not installed: pip install 'evalspec[ray]'") from None
+    return ray
+
+
+def _connect(ray: Any, address: str) -> None:
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address.startswith("ray://"):
+        raise BackendError(
+            f"`--ray {address}`: Ray Client is not supported; run on a node of the cluster, `--ray auto`"
+        )
+    if address == LOCAL:
+        ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE, **quiet)
+        return
+    try:
+        ray.init(address=address, **quiet)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise RunError(f"`--ray {address}`: there is no Ray cluster to join: {first}") from error
+
+
+def _anywhere(block: ModelBlock) -> ModelBlock:
+    """The block as a worker needs it: a GPU's number is Ray's to choose."""
+    return block.model_copy(update={"device": "cuda"}) if block.device.startswith("cuda:") else block
