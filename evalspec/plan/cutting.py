@@ -1,8 +1,8 @@
 """Cutting a forest into pieces of balanced cost, for workers that do not share states.
 
 A piece is a stretch of the requests in the forest's depth-first order, with every node on their paths. The path that
-leads into a piece was cut off from the piece before it, and is fed again: so a cut is made, near the place where the
-cost would be even, before the request that shares the least with the one before it.
+leads into a piece was cut off from the piece before it, and is fed again: so a piece ends, within its share of the
+work, before a request that shares little with the one before it.
 
     forest    a ┬ b ┬ c          cut before d     a ┬ b ┬ c      a ─ d
                 │   └ e          feeds a again          └ e
@@ -16,6 +16,7 @@ S. F. Hummel, E. Schonberg, L. E. Flynn, Communications of the ACM 35(8), 1992).
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,7 +33,9 @@ ROUNDS = 5
 WORSE = 1.05
 """How much longer the work may be predicted to take for the sake of more and smaller pieces."""
 SLACK = 0.25
-"""How far from the even place a cut may be, as a share of the smaller piece beside it."""
+"""The share of a piece that may be missing for the sake of a cut that repeats less."""
+LACKING = 0.1
+"""What is missing, against what is repeated: the one is fed by another worker, the other is fed in vain."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,26 +139,43 @@ class _Line:
         """What all requests before each cost, uncut; the last entry is the total."""
 
     def cut(self, sizes: Sequence[float]) -> Cut:
-        """Cut near the places that give these shares of the cost."""
+        """Pieces whose costs are in these proportions, what each feeds again included: by bisection over the sum of
+        what they may cost."""
         total = float(self.begins[-1])
-        places = [0]
-        for at, even in enumerate(np.cumsum(sizes)[:-1].tolist()):
-            slack = SLACK * min(sizes[at], sizes[at + 1])
-            low, high = np.searchsorted(self.begins[:-1], [total * (even - slack), total * (even + slack)])
-            earliest = places[-1] + 1
-            window = np.arange(max(int(low), earliest), int(high))
-            repeats = self.again[window]
-            if not len(window):  # one request alone is larger than the window: before it or behind it
-                window = np.arange(max(int(low) - 1, earliest), min(max(int(low), earliest), len(self.order) - 1) + 1)
-                repeats = np.zeros(len(window))
-            if not len(window):
-                break
-            places.append(int(window[np.lexsort((np.abs(self.begins[window] - total * even), repeats))[0]]))
+        low, high = total, total
+        while not self._places(sizes, high)[1]:
+            low, high = high, 2 * high
+        while high - low > 0.002 * total:
+            middle = (low + high) / 2
+            low, high = (low, middle) if self._places(sizes, middle)[1] else (middle, high)
+        places = self._places(sizes, high)[0]
         pieces = []
-        for first, stop in zip(places, [*places[1:], len(self.order)], strict=True):
-            cost = float(self.begins[stop] - self.begins[first] + self.again[first])
-            pieces.append(Piece(self.order[first:stop], cost, int(self.again_tokens[first])))
+        for first, stop in itertools.pairwise(places):
+            tokens = round(float(self.again_tokens[first]))
+            pieces.append(Piece(self.order[first:stop], self._cost(first, stop), tokens))
         return Cut(tuple(pieces), total)
+
+    def _cost(self, first: int, stop: int) -> float:
+        return float(self.again[first] + self.begins[stop] - self.begins[first])
+
+    def _places(self, sizes: Sequence[float], budget: float) -> tuple[list[int], bool]:
+        """Where pieces begin that cost at most their share of a budget, the last one all that is left; whether that is
+        within its share too. A request that costs more than the share of its piece is alone in it."""
+        places, requests = [0], len(self.order)
+        for size in sizes[:-1]:
+            first, most = places[-1], size * budget
+            limit = self.begins[first] + most - self.again[first]
+            latest = int(np.searchsorted(self.begins, limit * (1 + 1e-9), side="right")) - 1
+            earliest = int(np.searchsorted(self.begins, limit - SLACK * most))
+            latest = max(latest, first + 1)
+            if latest >= requests:
+                break
+            window = np.arange(min(max(earliest, first + 1), latest), latest + 1)
+            lacking = self.begins[latest] - self.begins[window]
+            places.append(int(window[np.argmin(self.again[window] + LACKING * lacking)]))
+        first = places[-1]
+        within = self._cost(first, requests) <= sizes[len(places) - 1] * budget * (1 + 1e-9)
+        return [*places, requests], within or requests == first + 1
 
 
 def _shared(forest: Forest, leaf: Ints, first: Ints, nodes: Floats) -> tuple[Floats, Floats]:
