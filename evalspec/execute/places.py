@@ -16,7 +16,7 @@ class Place(Protocol):
     """Opens models, one at a time."""
 
     def open(self, model: Model, tokens: int) -> AbstractContextManager[ForkingBackend | Engine]:
-        """A model for a forest of about so many distinct tokens; it is let go at the end of the context."""
+        """A model for about so many tokens, fed or generated; it is let go at the end of the context."""
         ...
 
     def describe(self, model: Model) -> str:

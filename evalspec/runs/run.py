@@ -171,7 +171,7 @@ class _Work:
         if not unfinished:
             return
         meter: Meter | None = None
-        with self.place.open(part.model, part.forest.distinct_tokens) as backend:
+        with self.place.open(part.model, part.forest.distinct_tokens + _new_tokens(part.forest)) as backend:
             for level in range(unfinished[-1] + 1):
                 samples = part.samples
                 if level:
@@ -204,9 +204,8 @@ class _Work:
         self.cached += len(reused)
         if forest is None:
             return meter
-        new_tokens = sum(request.decoding.max_tokens for request in forest.requests if request.decoding)
         name = part.model.name + (f", stage {level + 1}" if level else "")
-        self.progress.begin(name, forest.distinct_tokens, len(pending), new_tokens)
+        self.progress.begin(name, forest.distinct_tokens, len(pending), _new_tokens(forest))
         batch: list[tuple[Sample, Answer]] = []
         last = time.perf_counter()
         for sample, answer in _answers(pending, forest, walk(forest, backend), meter, self.progress):
@@ -235,6 +234,11 @@ class _Work:
         self.commits += 1
         if self.commits % MERGE_COMMITS == 0:
             self.store.merge()  # a long run leaves many small segments, and readers are slower the more there are
+
+
+def _new_tokens(forest: Forest) -> int:
+    """The most that a forest's requests can generate."""
+    return sum(request.decoding.max_tokens for request in forest.requests if request.decoding)
 
 
 def _answers(

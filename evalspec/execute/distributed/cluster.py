@@ -26,7 +26,7 @@ LOCAL = "local"
 OBJECT_STORE = 512 * 2**20
 """Bytes for what is under way between the processes of a local cluster: pieces and results, which are small."""
 LEAST_TOKENS = 1024
-"""A model gets no more workers than it has so many distinct tokens for: starting one takes longer than feeding them."""
+"""A model gets no more workers than it has so many tokens for each: starting one takes longer than computing them."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ class RayCluster:
         self.started = not self.ray.is_initialized()
         if self.started:
             _connect(self.ray, address)
+            _keep_off_standard_output()
 
     def close(self) -> None:
         """Leave the cluster, and end it if it was started here."""
@@ -67,7 +68,7 @@ class RayCluster:
 
     @contextmanager
     def open(self, model: Model, tokens: int) -> Iterator[ForkingBackend | Engine]:
-        """A model on as many workers as there is room for, and as `tokens` distinct ones are worth."""
+        """A model on as many workers as there is room for, and as so many tokens, fed or generated, are worth."""
         if model.backend == "server":  # nothing is computed here: one process asks as well as many
             self.say(f"  {model.name}: asked from here, since its server does the work")
             yield open_backend(model)
@@ -135,6 +136,15 @@ def _connect(ray: Any, address: str) -> None:
     except (ConnectionError, RuntimeError, ValueError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise RunError(f"`--ray {address}`: there is no Ray cluster to join: {first}") from error
+
+
+def _keep_off_standard_output() -> None:
+    """Ray prints pages about each lost worker to standard output, amid what `--json` writes, and has no setting for it.
+    Who was lost, and why, is said by the engine."""
+    from ray._private import worker
+
+    if hasattr(worker, "print_to_stdstream"):
+        worker.print_to_stdstream = lambda data, ignore_prefix: None
 
 
 def _anywhere(block: ModelBlock) -> ModelBlock:

@@ -264,7 +264,7 @@ def reason_of(error: Exception) -> str:
     if "ModuleNotFoundError" in text or "ImportError" in text:
         return next(line.strip() for line in text.splitlines()[::-1] if "Error" in line)
     for sign, words in (
-        ("memory", "out of memory: Ray's memory monitor ended it"),
+        ("low on memory", "its node ran out of memory, and Ray ended it"),
         ("node died", "its node died"),
         ("node has died", "its node died"),
         ("node was terminated", "its node died"),
