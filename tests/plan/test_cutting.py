@@ -87,7 +87,7 @@ def test_a_part_of_a_forest_keeps_its_promises(lists: list[tuple[list[int], int,
 def test_no_worker_has_much_more_than_its_share(lists: list[tuple[list[int], int, int]], count: int) -> None:
     """Its share, the longest path into a piece, one request; and a third more, since pieces may lack a quarter."""
     forest = forest_of(lists)
-    nodes, own = costs(forest, None)
+    _, own = costs(forest, None)
     dearest = max(len(forest.path(int(leaf))) + cost for leaf, cost in zip(forest.leaf, own, strict=True))
     longest = max(len(request.tokens) for request in forest.requests)
     made = cut(forest, count)

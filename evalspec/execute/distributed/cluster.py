@@ -20,7 +20,6 @@ from evalspec.execute.distributed.worker import Worker
 from evalspec.execute.opening import SMALL, open_backend
 from evalspec.execute.protocols import Engine, ForkingBackend
 from evalspec.models.card import Model
-from evalspec.spec.model import ModelBlock
 
 LOCAL = "local"
 OBJECT_STORE = 512 * 2**20
@@ -82,7 +81,7 @@ class RayCluster:
             actor.remote,
             lambda: self._placement(model).room,
             max(1, min(placement.room, tokens // LEAST_TOKENS)),
-            Asked(model.name, _anywhere(model.block), self.root.resolve(), model.weights_hash),
+            _asked(model, self.root.resolve()),
             model.cost,
             self.say,
         )
@@ -147,6 +146,11 @@ def _keep_off_standard_output() -> None:
         worker.print_to_stdstream = lambda data, ignore_prefix: None
 
 
-def _anywhere(block: ModelBlock) -> ModelBlock:
-    """The block as a worker needs it: a GPU's number is Ray's to choose."""
-    return block.model_copy(update={"device": "cuda"}) if block.device.startswith("cuda:") else block
+def _asked(model: Model, root: Path) -> Asked:
+    """What a worker needs to open a model. A GPU's number is Ray's to choose."""
+    block = model.block
+    if block.device.startswith("cuda:"):
+        block = block.model_copy(update={"device": "cuda"})
+    folder = root / Path(block.weights).expanduser()
+    shipped = block.weights.startswith("zoo/")  # with evalspec, wherever that is
+    return Asked(model.name, block, root, model.weights_hash, folder if folder.is_dir() and not shipped else None)

@@ -18,12 +18,17 @@ from evalspec.spec.model import ModelBlock
 
 @dataclass(frozen=True)
 class Asked:
-    """A model to open: its block, the folder that relative paths start at, and the hash that its weights must have."""
+    """A model to open: its block, the folder that relative paths start at, and the hash that its weights must have.
+
+    `folder` is where the weights are for the driver, if its block names a directory and no hub id: a worker that sees
+    no such directory must not ask the hub for a model of that name.
+    """
 
     name: str
     block: ModelBlock
     root: Path
     weights_hash: str
+    folder: Path | None = None
 
 
 @dataclass(frozen=True)

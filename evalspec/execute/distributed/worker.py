@@ -36,6 +36,11 @@ class Worker:
         gc.collect()
         release_memory()
         try:
+            if asked.folder is not None and not asked.folder.is_dir():
+                raise ModelError(
+                    f"models.{asked.name}.weights: there is no directory {asked.folder}; copy it there, or let all "
+                    "nodes see one folder"
+                )
             model = find_model(asked.name, asked.block, asked.root)
             if model.weights_hash != asked.weights_hash:
                 raise ModelError(
