@@ -7,7 +7,12 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import shutil
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +21,8 @@ import psutil
 import pytest
 
 import evalspec
+from evalspec.errors import BackendError, RunError
+from evalspec.models.card import zoo_folder
 from evalspec.plan.compile import Plan, compile_plan
 from evalspec.runs.progress import Quiet
 from evalspec.runs.run import run
@@ -75,12 +82,12 @@ class Killer(Quiet):
             del self.kill[self.model]
 
 
-def walking() -> list[psutil.Process]:
-    """Worker processes of this test's cluster that are walking a piece at this moment."""
+def workers(doing: str = "ray::Worker") -> list[psutil.Process]:
+    """Worker processes of this test's cluster: Ray names a process after what it does at the moment."""
     found = []
     for process in psutil.Process().children(recursive=True):
         try:
-            if process.cmdline()[0].startswith("ray::Worker.walk"):
+            if process.cmdline()[0].startswith(doing):
                 found.append(process)
         except (psutil.Error, IndexError):
             continue
@@ -100,14 +107,14 @@ class Nodes:
         self.address = self.cluster.address
 
     def kill_a_worker(self) -> bool:
-        for process in walking()[:1]:
+        for process in workers("ray::Worker.walk")[:1]:
             os.kill(process.pid, signal.SIGKILL)
             return True
         return False
 
     def kill_a_node(self) -> bool:
         """Where a worker is walking; its worker ends with it."""
-        above = {parent.pid for process in walking() for parent in process.parents()}
+        above = {parent.pid for process in workers("ray::Worker.walk") for parent in process.parents()}
         for node in self.others:
             if any(info.process.pid in above for info in node.all_processes["raylet"]):
                 self.cluster.remove_node(node, allow_graceful=False)
@@ -159,7 +166,6 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_that_loses_a_worker_and_a_node_equals_a_plain_one(plain: Path, nodes: Nodes, tmp_path: Path) -> None:
     killer = Killer({"mamba2": nodes.kill_a_worker, "transformer": nodes.kill_a_node})
     finished = run(plan_of(), Store(tmp_path / "store.duckdb"), tmp_path, ray=nodes.address, progress=killer)
-    print(killer.said)
     assert not killer.kill, "both were killed in the middle"
     for model in ("mamba2", "transformer"):
         assert any(text.startswith(f"  {model}: 3 workers") for text in killer.said)
@@ -178,3 +184,68 @@ def test_a_run_that_loses_a_worker_and_a_node_equals_a_plain_one(plain: Path, no
         assert extracted == expected[1][key][0]
         assert value == pytest.approx(expected[1][key][1], abs=1e-4)
     assert got[2].keys() == expected[2].keys()
+
+
+def choosing(weights: str = "zoo/mamba2", **settings: Any) -> dict[str, Any]:
+    """The spec's second task alone, for one model."""
+    models = {"mamba2": {"weights": weights, **settings}}
+    return {**SPEC, "name": "choosing", "models": models, "tasks": {"choose": SPEC["tasks"]["choose"]}}
+
+
+class Interrupter(Quiet):
+    """Presses Ctrl-C when the first results have come."""
+
+    def advance(self, fed: int, generated: int = 0, spared: int = 0) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_an_interrupt_ends_the_workers_at_once_and_a_plain_run_goes_on(nodes: Nodes, tmp_path: Path) -> None:
+    store = Store(tmp_path / "store.duckdb")
+    with pytest.raises(KeyboardInterrupt):
+        run(plan_of(choosing()), store, tmp_path, ray=nodes.address, progress=Interrupter())
+    pressed = time.monotonic()
+    assert store.runs()[0]["status"] == "interrupted"
+    while workers() and time.monotonic() - pressed < 10:
+        time.sleep(0.05)
+    assert not workers()
+    finished = run(plan_of(choosing()), store, tmp_path)
+    assert (finished.status, len(store.runs())) == ("finished", 1)
+
+
+def test_weights_that_a_node_does_not_see_are_one_sentence_with_node_and_path(nodes: Nodes, tmp_path: Path) -> None:
+    shutil.copytree(zoo_folder() / "mamba2", tmp_path / "mine")
+    plan = plan_of(choosing(str(tmp_path / "mine")), limit=4)
+    assert plan.models[0].model.weights_hash
+    shutil.rmtree(tmp_path / "mine")
+    with pytest.raises(RunError) as caught:
+        run(plan, Store(tmp_path / "store.duckdb"), tmp_path, ray=nodes.address)
+    first, *more = str(caught.value).splitlines()
+    assert first == (
+        f"node {platform.node()}: models.mamba2.weights: there is no directory {tmp_path / 'mine'}; copy it there, or "
+        "let all nodes see one folder"
+    )
+    assert more == ["What was finished is kept; run the same command again to go on."]
+
+
+def test_what_the_cluster_cannot_do_is_said_before_anything_runs(nodes: Nodes, tmp_path: Path) -> None:
+    store = Store(tmp_path / "store.duckdb")
+    with pytest.raises(BackendError, match=r"`device: cuda:1`: the Ray cluster has no GPU"):
+        run(plan_of(choosing(device="cuda:1"), limit=4), store, tmp_path, ray=nodes.address)
+    assert not store.runs()
+
+
+def test_a_cluster_that_is_not_there_is_said(tmp_path: Path) -> None:
+    """In a process of its own, since this one has joined a cluster."""
+    command = [sys.executable, "-m", "evalspec.cli", "run", "specs/zoo.yaml", "--limit", "1", "--ray"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_gcs_rpc_server_reconnect_timeout_s": "1"}
+    for address, said in (
+        ("ray://localhost:1", "Ray Client is not supported"),
+        ("specs/rag.yaml", "let `--ray` stand behind the specs"),
+    ):
+        done = subprocess.run(
+            [*command, address, "--store", str(tmp_path / "store.duckdb")],
+            capture_output=True, text=True, cwd=ROOT, env=environment,
+        )  # fmt: skip
+        assert done.returncode == 2
+        assert said in done.stderr
+        assert "Traceback" not in done.stderr

@@ -151,6 +151,6 @@ def _asked(model: Model, root: Path) -> Asked:
     block = model.block
     if block.device.startswith("cuda:"):
         block = block.model_copy(update={"device": "cuda"})
-    folder = root / Path(block.weights).expanduser()
-    shipped = block.weights.startswith("zoo/")  # with evalspec, wherever that is
-    return Asked(model.name, block, root, model.weights_hash, folder if folder.is_dir() and not shipped else None)
+    folder = (root / Path(block.weights).expanduser()).resolve()
+    named = model.directory.resolve() == folder  # else a hub id, or what is shipped with evalspec, wherever that is
+    return Asked(model.name, block, root, model.weights_hash, folder if named else None)
