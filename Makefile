@@ -46,7 +46,7 @@ $(PEER_STAMP): requirements.lock
 # A new lock: the newest versions that pyproject.toml allows, with torch at the version that the vLLM CPU build needs.
 lock:
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
-	.venv-lock/bin/python -m pip install --quiet torch==2.13.0 --editable '.[dense,hub,dev]'
+	.venv-lock/bin/python -m pip install --quiet torch==2.13.0 --editable '.[dense,hub,ray,dev]'
 	(sed -n '/^#/p' requirements.lock; .venv-lock/bin/python -m pip list --format=freeze --exclude-editable \
 		| grep -v -E '^(pip|setuptools)==' | sed 's/+cpu//') > requirements.lock.new
 	mv requirements.lock.new requirements.lock && rm -rf .venv-lock

@@ -198,7 +198,7 @@ TABLES: dict[str, TableSchema] = {
                 Column("cached_tokens", "DOUBLE", "prompt tokens whose answers came from earlier runs"),
                 Column("output_tokens", "BIGINT", "tokens generated"),
                 Column("requests", "BIGINT", "requests answered"),
-                Column("seconds", "DOUBLE", "its share of the time"),
+                Column("seconds", "DOUBLE", "its share of the time; over Ray, of all workers' time"),
                 Column("tokens_per_second", "DOUBLE", "computed and generated tokens over seconds"),
                 Column("peak_memory_bytes", "BIGINT", "most device memory of its model"),
                 Column("state_bytes", "BIGINT", "state or KV cache of one sequence"),

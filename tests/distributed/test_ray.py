@@ -237,8 +237,9 @@ def test_what_the_cluster_cannot_do_is_said_before_anything_runs(nodes: Nodes, t
 def test_a_cluster_that_is_not_there_is_said(tmp_path: Path) -> None:
     """In a process of its own, since this one has joined a cluster."""
     command = [sys.executable, "-m", "evalspec.cli", "run", "specs/zoo.yaml", "--limit", "1", "--ray"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_gcs_rpc_server_reconnect_timeout_s": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     for address, said in (
+        ("127.0.0.1:1", "there is no Ray cluster to join"),
         ("ray://localhost:1", "Ray Client is not supported"),
         ("specs/rag.yaml", "let `--ray` stand behind the specs"),
     ):

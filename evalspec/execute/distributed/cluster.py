@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evalspec.errors import BackendError, RunError
+from evalspec.errors import BackendError
 from evalspec.execute.distributed.engine import SpreadEngine
 from evalspec.execute.distributed.shipping import Asked
 from evalspec.execute.distributed.worker import Worker
@@ -130,11 +131,15 @@ def _connect(ray: Any, address: str) -> None:
     if address == LOCAL:
         ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE, **quiet)
         return
+    host, _, port = address.rpartition(":")
     try:
+        if host and port.isdigit():  # Ray itself would try for two minutes
+            socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(address=address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise RunError(f"`--ray {address}`: there is no Ray cluster to join: {first}") from error
+        hint = "" if os.environ.get("RAY_AUTH_MODE") else "; one that wants a token needs RAY_AUTH_MODE=token here too"
+        raise BackendError(f"`--ray {address}`: there is no Ray cluster to join: {first}{hint}") from error
 
 
 def _keep_off_standard_output() -> None:
