@@ -129,6 +129,7 @@ def _connect(ray: Any, address: str) -> None:
             f"`--ray {address}`: Ray Client is not supported; run on a node of the cluster, `--ray auto`"
         )
     if address == LOCAL:
+        os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # else a process a core, for nothing
         ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE, **quiet)
         return
     host, _, port = address.rpartition(":")

@@ -27,7 +27,8 @@ from evalspec.models.cost import Cost
 from evalspec.plan.cutting import cut, subforest
 from evalspec.plan.forest import Forest, Ints, alone
 
-REPORT_SECONDS = 0.5
+REPORT_SECONDS = 1.0
+"""How long a worker walks between two reports, in which its GPU waits some milliseconds; as much is lost with it."""
 LOSSES = 3
 """How often a piece may lose its worker, and a worker its process while it opens a model."""
 PATIENCE = 30.0
