@@ -37,10 +37,10 @@ SPEC: dict[str, Any] = {
     "models": {"mamba2": {"weights": "zoo/mamba2"}, "transformer": {"weights": "zoo/transformer"}},
     "tasks": {
         "ask": {
-            "data": {"generate": "world.questions", "count": 80, "seed": 3},
+            "data": {"generate": "world.questions", "count": 60, "seed": 3},
             "prompt": {"template": "prompts/rag.jinja", "target": "{{ answer }}", "shots": 1},
             "retrieval": {"corpus": {"generate": "world.passages", "seed": 3}, "gold": "{{ gold_ids }}", "k": 10},
-            "decode": {"max_tokens": 16, "temperature": 0.8, "repeats": 6, "seed": 5},
+            "decode": {"max_tokens": 16, "temperature": 0.8, "repeats": 4, "seed": 5},
             "filters": {"first": ["first_line"], "vote": ["first_line", {"vote": 3}]},
             "metrics": ["exact_match", "recall"],
             "stages": {
