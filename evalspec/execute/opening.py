@@ -10,14 +10,21 @@ from collections.abc import Iterable
 import psutil
 
 from evalspec.errors import BackendError
-from evalspec.execute.protocols import Engine, ForkingBackend
+from evalspec.execute.protocols import Closing, Engine, ForkingBackend
 from evalspec.models.card import Model
 
 SMALL = 5_000_000  # parameters
 
 
-def open_backend(model: Model) -> ForkingBackend | Engine:
-    """Load a model's weights and make them ready to run. Raises ModelError or BackendError."""
+def open_backend(model: Model, *, alone: bool = False) -> ForkingBackend | Engine:
+    """Load a model's weights and make them ready to run. Raises ModelError or BackendError.
+
+    `alone`: for timing, where an engine is to answer nothing from a cache. `close_backend` when it is done.
+    """
+    if model.backend == "vllm":
+        from evalspec.execute.backends.vllm import open_vllm
+
+        return open_vllm(model, prefix_caching=not alone)
     import torch
 
     _settle_threads(model)
@@ -35,6 +42,12 @@ def open_backend(model: Model) -> ForkingBackend | Engine:
 
     logging.disable_progress_bar()  # a run has one progress line, its own
     return open_transformers(model)
+
+
+def close_backend(backend: ForkingBackend | Engine) -> None:
+    """Give back what a backend holds outside this process's own memory: an engine's processes."""
+    if isinstance(backend, Closing):
+        backend.close()
 
 
 def _settle_threads(model: Model) -> None:

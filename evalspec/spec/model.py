@@ -18,10 +18,12 @@ class VllmBlock(Block):
     """Share of a GPU's memory that the engine takes for weights and states; by default vLLM's own (0.9)."""
     max_sequences: int | None = Field(default=None, ge=1)
     """Most sequences at a time; by default vLLM's own."""
-    eager: bool = False
-    """Run layer by layer, without compiling or capturing graphs: starts sooner, decodes slower."""
+    eager: bool | None = None
+    """Run layer by layer, without compiling or capturing graphs: starts sooner, decodes slower. By default on a CPU,
+    where compiling needs a C++ compiler."""
     prefix_caching: bool = True
-    """Keep the states of prefixes for requests that begin alike."""
+    """Keep the states of prefixes for requests that begin alike. vLLM's CPU build cannot keep those of recurrent
+    models, and feeds each request from its beginning."""
 
 
 class ServerBlock(Block):

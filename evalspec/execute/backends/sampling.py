@@ -93,5 +93,9 @@ class Answer:
             return self._output(self.tokenizer.decode(self.tokens), "length")
         return None
 
+    def cut(self) -> Output:
+        """The answer so far, which cannot go on."""
+        return self._output(self.tokenizer.decode(self.tokens), "length")
+
     def _output(self, text: str, reason: str) -> Output:
         return Output(self.request.request, self.request.repeat, tuple(self.tokens), text, reason)
