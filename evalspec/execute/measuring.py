@@ -18,7 +18,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from evalspec.execute.backends.forking import ForkedState, ForkingModel
 from evalspec.execute.backends.memory import is_out_of_memory, release_memory
 from evalspec.execute.energy import joules_of_a_run
 from evalspec.execute.meters import Meters
-from evalspec.execute.protocols import DecodeRequest, Engine, ForkingBackend, Span
+from evalspec.execute.protocols import DecodeRequest, Engine, ForkingBackend, Span, Timed
 from evalspec.execute.walk import walk
 from evalspec.plan.forest import Decoding, Request, Tokens, build_forest
 from evalspec.plan.measurements import Point
@@ -38,11 +38,15 @@ KINDS = ("prefill", "decode", "throughput")
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """What is timed, and what is asked about it afterwards: tokens fed (prefill) or generated, bytes of one state."""
+    """What is timed, and what is asked about it afterwards: tokens fed (prefill) or generated, bytes of one state.
+
+    `seconds`: where only a part of what runs is what is timed, how long that part took.
+    """
 
     run: Callable[[], None]
     tokens: Callable[[], int]
     state_bytes: Callable[[], int | None]
+    seconds: Callable[[], float] | None = None
 
 
 class Subject(Protocol):
@@ -181,6 +185,8 @@ class _Runs:
             energy = self.meters.joules_since(joules, seconds)
         finally:
             gc.enable()
+        if work.seconds is not None:
+            seconds, energy = work.seconds(), None  # the counter has counted the rest too
         peak = self.meters.peak_memory() if watch else None
         return Measured(point, repeat, seconds, work.tokens(), peak, baseline, work.state_bytes(), energy)
 
@@ -276,10 +282,46 @@ class EngineAlone:
         return Work(run, tokens, lambda: None)
 
 
+@runtime_checkable
+class TimedEngine(Protocol):
+    """An engine that tells when first tokens came, so that nothing of a cache is needed to time decoding."""
+
+    def timed(self, prompts: Sequence[Tokens], new_tokens: int) -> Timed:
+        """Generate `new_tokens` for each prompt, past end tokens."""
+        ...
+
+
+class TimedAlone:
+    """An engine that tells when first tokens came, as a `Subject`; decode is what comes after the last of them."""
+
+    def __init__(self, engine: TimedEngine) -> None:
+        self.engine = engine
+        self.gpus: Sequence[int] = range(torch.cuda.device_count())
+
+    def wait(self) -> None:
+        """An engine has done what it was asked when it has answered."""
+
+    def prepare(self, point: Point, prompts: Sequence[Tokens], new_tokens: int) -> Work:
+        """See `Subject.prepare`."""
+        found: list[Timed] = []
+        count = {"prefill": 1, "decode": new_tokens + 1, "throughput": new_tokens}[point.kind]
+        fed, generated = point.batch * point.length, point.batch * new_tokens
+
+        def run() -> None:
+            found.append(self.engine.timed(prompts, count))
+
+        if point.kind == "decode":
+            # In a batch the first to be fed generate while the last wait: what counts is what came afterwards.
+            return Work(run, lambda: found[0].tokens_after_first, lambda: None, lambda: found[0].all - found[0].first)
+        return Work(run, lambda: fed if point.kind == "prefill" else generated, lambda: None)
+
+
 def subject_of(backend: ForkingBackend | Engine) -> Subject:
     """A backend as something that can be timed. BackendError for one that is neither evalspec's own nor an engine."""
     if isinstance(backend, ForkingModel):
         return ForkedAlone(backend)
+    if isinstance(backend, TimedEngine):
+        return TimedAlone(backend)
     if isinstance(backend, Engine):
         return EngineAlone(backend)
     raise BackendError(f"backend `{backend.name}` cannot be measured: leave its models out by `measure.models`")

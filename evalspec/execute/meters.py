@@ -89,6 +89,21 @@ class GpuMeters:
         return None if now is None or before is None else now - before
 
 
+class EngineMeters(GpuMeters):
+    """GPUs on which another process runs an engine: joules alone. The memory it takes at its start says nothing."""
+
+    def memory_now(self) -> int | None:
+        """None."""
+        return None
+
+    def reset_memory(self) -> None:
+        """Nothing to set back."""
+
+    def peak_memory(self) -> int | None:
+        """None."""
+        return None
+
+
 class ProcessMeters:
     """This process on a CPU. Energy is not told: what CPUs count is the whole package, and reading it needs rights."""
 
@@ -133,8 +148,10 @@ class ProcessMeters:
         return int(found[1]) * 1024 if found else None
 
 
-def meters_of(gpus: Sequence[int]) -> Meters:
-    """What tells of a model on these GPUs, or on none."""
+def meters_of(gpus: Sequence[int], *, elsewhere: bool = False) -> Meters:
+    """What tells of a model on these GPUs, or on none; `elsewhere`: it runs in another process."""
+    if elsewhere:
+        return EngineMeters(gpus)
     return GpuMeters(gpus) if gpus else ProcessMeters()
 
 

@@ -16,15 +16,16 @@ from evalspec.models.card import Model
 SMALL = 5_000_000  # parameters
 
 
-def open_backend(model: Model, *, alone: bool = False) -> ForkingBackend | Engine:
+def open_backend(model: Model, *, alone: int | None = None) -> ForkingBackend | Engine:
     """Load a model's weights and make them ready to run. Raises ModelError or BackendError.
 
-    `alone`: for timing, where an engine is to answer nothing from a cache. `close_backend` when it is done.
+    `alone`: CPU threads, for timing; an engine then answers nothing from a cache. `close_backend` when it is done.
     """
     if model.backend == "vllm":
         from evalspec.execute.backends.vllm import open_vllm
 
-        return open_vllm(model, prefix_caching=not alone)
+        threads = alone or int(os.environ.get("OMP_NUM_THREADS") or threads_for([model]))
+        return open_vllm(model, threads=threads, prefix_caching=alone is None)
     import torch
 
     _settle_threads(model)

@@ -147,6 +147,16 @@ class Result:
     error: str | None = None
 
 
+@dataclass(frozen=True)
+class Timed:
+    """How long an engine took: seconds from the prompts to the last one's first token, and to the end; tokens that
+    were generated after the former."""
+
+    first: float
+    all: float
+    tokens_after_first: int
+
+
 @runtime_checkable
 class Closing(Protocol):
     """A backend that holds what must be given back: processes, connections."""

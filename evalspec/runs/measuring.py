@@ -16,7 +16,8 @@ import torch
 from evalspec.execute.backends.memory import release_memory
 from evalspec.execute.measuring import Measured, measure, subject_of
 from evalspec.execute.meters import meters_of
-from evalspec.execute.opening import describe_device, open_backend, threads_for
+from evalspec.execute.opening import close_backend, describe_device, open_backend, threads_for
+from evalspec.execute.protocols import Engine
 from evalspec.metrics.crossover import crossovers, verdict_rows
 from evalspec.plan.measurements import MeasurePlan, Point
 from evalspec.plan.price import state_bytes
@@ -60,26 +61,30 @@ def run_measurements(
     gc.collect()
     release_memory()
     began = last = time.perf_counter()
-    subject = subject_of(open_backend(plan.model))
-    torch.set_num_threads(threads)  # after opening, which settles them by the model's size and starts numba's
-    device = describe_device(plan.model.block.device)
+    backend = open_backend(plan.model, alone=threads)
     timed, batch = 0, []
-    for found in measure(
-        subject,
-        meters_of(subject.gpus),
-        missing,
-        vocabulary=len(plan.model.tokenizer.inner),
-        new_tokens=plan.measure.new_tokens,
-        warmup=plan.measure.warmup,
-        seed=plan.measure.seed,
-        longest=plan.model.max_length,
-        say=lambda text: progress.say(f"{name}: {text}"),
-    ):
-        timed += found.error is None
-        batch.append(_row(plan, found, device))
-        if time.perf_counter() - last > COMMIT_SECONDS:
-            writer.commit({"measurements": batch})
-            batch, last = [], time.perf_counter()
+    try:
+        subject = subject_of(backend)
+        torch.set_num_threads(threads)  # after opening, which settles them by the model's size and starts numba's
+        device = describe_device(plan.model.block.device)
+        for found in measure(
+            subject,
+            meters_of(subject.gpus, elsewhere=isinstance(backend, Engine)),
+            missing,
+            vocabulary=len(plan.model.tokenizer.inner),
+            new_tokens=plan.measure.new_tokens,
+            warmup=plan.measure.warmup,
+            seed=plan.measure.seed,
+            longest=plan.model.max_length,
+            say=lambda text: progress.say(f"{name}: {text}"),
+        ):
+            timed += found.error is None
+            batch.append(_row(plan, found, device))
+            if time.perf_counter() - last > COMMIT_SECONDS:
+                writer.commit({"measurements": batch})
+                batch, last = [], time.perf_counter()
+    finally:
+        close_backend(backend)
     writer.commit({"measurements": batch})
     progress.say(f"{name}: measured in {time.perf_counter() - began:.1f} s")
     return timed

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from evalspec.execute.backends.vllm_engine import VllmEngine
 
 
-def open_vllm(model: Model, *, prefix_caching: bool = True) -> VllmEngine:
-    """Start an engine for a model. BackendError when vLLM cannot load it."""
+def open_vllm(model: Model, *, threads: int, prefix_caching: bool = True) -> VllmEngine:
+    """Start an engine for a model, on so many threads where that is a CPU. BackendError when vLLM cannot load it."""
     end_tokens, tokenizer = end_tokens_of(model), model.tokenizer
-    started = start(model, prefix_caching=prefix_caching)
+    started = start(model, threads=threads, prefix_caching=prefix_caching)
     from evalspec.execute.backends.vllm_engine import VllmEngine  # imports vLLM, which `start` has made quiet
 
     return VllmEngine(started, tokenizer, end_tokens, f"models.{model.name}")

@@ -20,7 +20,7 @@ from evalspec.execute.backends.vllm_asks import Ask, asks_of
 from evalspec.execute.backends.vllm_queue import Queue
 from evalspec.execute.backends.vllm_settings import as_prompt, settings_of, timing_settings
 from evalspec.execute.backends.vllm_start import Started, reason, stop
-from evalspec.execute.protocols import NOT_A_NUMBER, DecodeRequest, Output, Result
+from evalspec.execute.protocols import NOT_A_NUMBER, DecodeRequest, Output, Result, Timed
 from evalspec.execute.walk import stream_of
 from evalspec.models.tokens import Tokenizer
 from evalspec.plan.forest import Forest, Request, Tokens
@@ -39,15 +39,6 @@ class _Sent:
     logprobs: list[Mapping[int, Any]] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class Timed:
-    """Seconds from the prompts to the last one's first token, and to the end; tokens generated after the former."""
-
-    first: float
-    all: float
-    tokens_after_first: int
-
-
 class VllmEngine:
     """An `Engine` over `vllm.LLM`."""
 
@@ -60,6 +51,7 @@ class VllmEngine:
         self.cached_tokens = self.asked_tokens = self.asks = 0
         """Since it was opened: prompt tokens that came from the prefix cache, all that were asked, requests made."""
         self._serial = 0
+        self._longest = self._engine.vllm_config.model_config.max_model_len
         self._most = min(MOST_UNDER_WAY, 2 * self._engine.vllm_config.scheduler_config.max_num_seqs)
         self._close = weakref.finalize(self, stop, started)
 
@@ -126,13 +118,13 @@ class VllmEngine:
         return _Sent(ask, self._answer(request, ask.requests[0]) if request else None)
 
     def _add(self, name: str, tokens: Tokens, settings: Any) -> None:
+        if len(tokens) >= self._longest:
+            raise RunError(
+                f"{self._where}: a prompt has {len(tokens):,} tokens, and the engine takes {self._longest - 1:,}; "
+                "say a larger `max_length`, if the model can be given that much"
+            )
         try:
             self._engine.add_request(name, as_prompt(tokens), settings)
-        except ValueError as error:
-            raise RunError(
-                f"{self._where}: vLLM refuses a prompt of {len(tokens):,} tokens: {' '.join(str(error).split())} "
-                "`max_length` of the model says how long prompts may be"
-            ) from error
         except Exception as error:
             raise self._failed(error) from error
 

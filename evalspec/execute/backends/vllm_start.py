@@ -63,7 +63,7 @@ class Started:
     processes: tuple[psutil.Process, ...]
 
 
-def start(model: Model, *, prefix_caching: bool = True) -> Started:
+def start(model: Model, *, threads: int, prefix_caching: bool = True) -> Started:
     """Load a model into an engine. BackendError says in a sentence why there is none."""
     found = vllm_build()
     assert found is not None  # asked when the spec was compiled
@@ -75,7 +75,11 @@ def start(model: Model, *, prefix_caching: bool = True) -> Started:
     cached = prefix_caching and caches(model, cpu=found.cpu)
     arguments = _arguments(model, block, cpu=found.cpu, eager=eager, cached=cached)
     try:
-        with _environment(_variables(cpu=found.cpu, eager=eager)), _output_to(handle), warnings.catch_warnings():
+        with (
+            _environment(_variables(cpu=found.cpu, eager=eager, threads=threads)),
+            _output_to(handle),
+            warnings.catch_warnings(),
+        ):
             warnings.simplefilter("ignore")
             from vllm import LLM
 
@@ -172,7 +176,7 @@ def _arguments(model: Model, block: VllmBlock, *, cpu: bool, eager: bool, cached
     return arguments
 
 
-def _variables(*, cpu: bool, eager: bool) -> dict[str, str]:
+def _variables(*, cpu: bool, eager: bool, threads: int) -> dict[str, str]:
     """Environment of the engine's processes. What the user set in the first group stands."""
     theirs = {
         "HF_HUB_OFFLINE": "1",  # the files are here
@@ -190,6 +194,8 @@ def _variables(*, cpu: bool, eager: bool) -> dict[str, str]:
         "PYTHONWARNINGS": "ignore",
         "TORCH_CPP_LOG_LEVEL": "ERROR",
     }
+    if cpu:
+        ours["OMP_NUM_THREADS"] = str(threads)
     if cpu and eager:
         ours["TORCHDYNAMO_DISABLE"] = "1"  # else a C++ compiler is needed for the ranks of log-probabilities
     return {key: os.environ.get(key, value) for key, value in theirs.items()} | ours
