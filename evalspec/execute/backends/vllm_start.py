@@ -15,6 +15,7 @@ import os
 import re
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -61,6 +62,7 @@ class Started:
     snapshots: int | None
     log: Path
     processes: tuple[psutil.Process, ...]
+    stopped: threading.Event
 
 
 def start(model: Model, *, threads: int, prefix_caching: bool = True) -> Started:
@@ -92,7 +94,7 @@ def start(model: Model, *, threads: int, prefix_caching: bool = True) -> Started
         ) from error
     finally:
         os.close(handle)
-    return Started(
+    started = Started(
         llm=llm,
         version=f"{found.version} (torch {importlib.metadata.version('torch')})",
         dtype=arguments["dtype"],
@@ -101,11 +103,35 @@ def start(model: Model, *, threads: int, prefix_caching: bool = True) -> Started
         snapshots=STATE_BLOCK if cached and "mamba_cache_mode" in arguments else None,
         log=log,
         processes=_new_processes(before),
+        stopped=threading.Event(),
     )
+    threading.Thread(target=_watch, args=(started,), name="evalspec-vllm-watch", daemon=True).start()
+    return started
+
+
+def _watch(started: Started) -> None:
+    """Wake who waits for an engine whose processes were killed: vLLM itself would wait for its answer for ever.
+
+    What vLLM has to say of an engine that failed by itself comes first.
+    """
+    while all(_lives(process) for process in started.processes):
+        if started.stopped.wait(0.5):
+            return
+    if not started.stopped.wait(3):
+        killed = RuntimeError("one of its processes was killed: by hand, or by the system when memory ran out")
+        started.llm.llm_engine.engine_core.outputs_queue.put_nowait(killed)
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def stop(started: Started) -> None:
     """End an engine's processes and remove its log. They have nothing to save: what was answered is here."""
+    started.stopped.set()
     _end(started.processes)
     with contextlib.suppress(Exception):  # sockets and threads of this process; it finds the others gone
         started.llm.llm_engine.engine_core.shutdown()
