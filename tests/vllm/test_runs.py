@@ -87,8 +87,13 @@ def test_a_killed_engine_is_one_sentence_and_the_run_goes_on_and_ends_as_nativel
 ) -> None:
     monkeypatch.setattr(run_module, "COMMIT_SAMPLES", 4)
     monkeypatch.setattr(run_module, "COMMIT_SECONDS", 0.01)
-    with pytest.raises(RunError, match=r"models\.transformer: vLLM's engine failed: .*\n.*run the same command again"):
+    with pytest.raises(
+        RunError, match=r"models\.transformer: vLLM's engine failed: .*\n.*run the same command again"
+    ) as caught:
         go(tmp_path / "vllm", Killer(), backend="vllm", vllm={"max_sequences": 4})
+    log = Path(str(caught.value).splitlines()[0].split("Its log: ")[1])
+    assert "EngineCore" in log.read_text()
+    log.unlink()
     kept = len(samples(tmp_path / "vllm"))
     assert kept > 0
     assert not left_over()
@@ -153,8 +158,9 @@ def test_a_directory_that_vllm_cannot_read_is_refused_in_a_sentence(tmp_path: Pa
     from evalspec.execute.opening import open_backend
 
     model = find_model("m", ModelBlock(weights=str(tmp_path), backend="vllm"), Path())
-    with pytest.raises(BackendError, match=r"^models\.m: vLLM cannot load .*NoSuchModel"):
+    with pytest.raises(BackendError, match=r"^models\.m: vLLM cannot load .*NoSuchModel") as caught:
         open_backend(model)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 # What is refused when the plan is compiled ---------------------------------------------------------------------------

@@ -143,7 +143,8 @@ class VllmEngine:
     def _failed(self, error: Exception) -> EvalspecError:
         """What is said of an engine that died; it is stopped for good."""
         said = reason(error, self._started.log)
-        self._close()
+        if self._close.detach():
+            stop(self._started, failed=True)
         return RunError(f"{self._where}: vLLM's engine failed: {said}")
 
     # Reading answers -------------------------------------------------------------------------------------------------

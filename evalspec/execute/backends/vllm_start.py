@@ -129,13 +129,14 @@ def _lives(process: psutil.Process) -> bool:
         return False
 
 
-def stop(started: Started) -> None:
-    """End an engine's processes and remove its log. They have nothing to save: what was answered is here."""
+def stop(started: Started, *, failed: bool = False) -> None:
+    """End an engine's processes, which have nothing to save, and remove its log unless it tells why it failed."""
     started.stopped.set()
     _end(started.processes)
     with contextlib.suppress(Exception):  # sockets and threads of this process; it finds the others gone
         started.llm.llm_engine.engine_core.shutdown()
-    started.log.unlink(missing_ok=True)
+    if not failed:
+        started.log.unlink(missing_ok=True)
 
 
 def _new_processes(before: Collection[psutil.Process]) -> tuple[psutil.Process, ...]:
@@ -262,14 +263,17 @@ def reason(error: BaseException, log: Path) -> str:
     """Why an engine failed, in a sentence: the first error that its processes wrote, else the exception's own."""
     said = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
     first = next(_errors(said), None) or " ".join(str(error).split()) or type(error).__name__
-    first = first.removeprefix("Value error, ").strip()
+    first = first.removeprefix("Value error, ").strip().rstrip(".")
     first = first if len(first) <= 400 else first[:400] + " …"
     if _MEMORY.search(first) or _MEMORY.search(str(error)):
-        return (
+        first = (
             f"there is not enough memory ({first}); lower `vllm.max_sequences`, `max_length` or `vllm.memory_share`, "
-            f"or spread the model by `vllm.tensor_parallel`. Its log: {log}"
+            "or spread the model by `vllm.tensor_parallel`"
         )
-    return f"{first}. Its log: {log}"
+    if said:
+        return f"{first}. Its log: {log}"
+    log.unlink(missing_ok=True)  # it failed before it had anything to say
+    return first
 
 
 def _errors(said: str) -> Iterator[str]:
