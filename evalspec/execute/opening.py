@@ -17,10 +17,14 @@ SMALL = 5_000_000  # parameters
 
 
 def open_backend(model: Model, *, alone: int | None = None) -> ForkingBackend | Engine:
-    """Load a model's weights and make them ready to run. Raises ModelError or BackendError.
+    """Load a model's weights and make them ready to run, or reach its server. Raises ModelError or BackendError.
 
     `alone`: CPU threads, for timing; an engine then answers nothing from a cache. `close_backend` when it is done.
     """
+    if model.served:
+        from evalspec.execute.backends.server import open_server
+
+        return open_server(model)
     if model.backend == "vllm":
         from evalspec.execute.backends.vllm import open_vllm
 

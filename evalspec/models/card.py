@@ -20,6 +20,7 @@ from evalspec.models.cost import Cost, cost_of
 from evalspec.models.engines import why_not_vllm
 from evalspec.models.forking import why_fed_again
 from evalspec.models.kernels import why_not
+from evalspec.models.served import needs_tokenizer, served_as
 from evalspec.models.tokens import Tokenizer
 from evalspec.spec.model import ModelBlock
 
@@ -29,7 +30,7 @@ LENGTHS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A model that a spec names. `directory` is None as long as a hub model's files were not fetched."""
+    """A model that a spec names. `directory` holds its files; those of its tokenizer where a server runs it."""
 
     name: str
     block: ModelBlock
@@ -43,6 +44,11 @@ class Model:
     def type(self) -> str:
         """`model_type` of its config: llama, mamba, mamba2, gpt_neox …"""
         return str(self.config.get("model_type", "unknown"))
+
+    @property
+    def served(self) -> bool:
+        """Whether a server runs it, so that its weights, its cost and its memory are not known."""
+        return self.backend == "server"
 
     @property
     def recurrent(self) -> bool:
@@ -75,7 +81,7 @@ class Model:
     @cached_property
     def cost(self) -> Cost | None:
         """Formulas of its cost, where its architecture is known."""
-        return cost_of(self.config)
+        return None if self.served else cost_of(self.config)
 
     @property
     def fed_again(self) -> str | None:
@@ -84,7 +90,10 @@ class Model:
 
     @cached_property
     def weights_hash(self) -> str:
-        """sha256 of its weight files and configs: what answered, whatever the directory is called."""
+        """sha256 of its weight files and configs: what answered, whatever the directory is called. For a server's model
+        `server:URL:NAME`, all that is known of what answered."""
+        if self.served:
+            return served_as(self.block)
         weights = [
             p for suffix in ("*.safetensors", "*.bin") for p in sorted(self.directory.glob(suffix)) if p.is_file()
         ]
@@ -130,7 +139,35 @@ def find_model(name: str, block: ModelBlock, root: Path) -> Model:
 
     Raises ModelError when it isn't a model directory, BackendError when the chosen backend cannot run it.
     """
+    if block.backend == "server":
+        return _find_served(name, block, root)
     directory = _resolve(block, root)
+    config = _config(name, block, directory)
+    backend = _backend(name, block, config)
+    return Model(name, block, directory, config, backend, _tokenizer_source(block, root))
+
+
+def _find_served(name: str, block: ModelBlock, root: Path) -> Model:
+    """The model of a block that a server runs: a tokenizer, and the config beside it where it is the model's own."""
+    reason = why_not(block, "server", {})
+    if reason is not None:
+        raise BackendError(f"models.{name}: {reason}")
+    source = _tokenizer_source(block, root)
+    if source is not None:
+        return Model(name, block, Path(source), {}, "server", source)
+    local = root / Path(block.weights).expanduser()
+    if not block.weights.startswith("zoo/") and not local.is_dir() and block.weights.count("/") != 1:
+        raise needs_tokenizer(name, block)
+    try:
+        directory = _resolve(block, root, weights=False)
+    except ModelError as error:
+        raise ModelError(f"{needs_tokenizer(name, block)}. {error}") from None
+    config = _config(name, block, directory) if (directory / "config.json").is_file() else {}
+    return Model(name, block, directory, config, "server")
+
+
+def _config(name: str, block: ModelBlock, directory: Path) -> dict[str, Any]:
+    """A model directory's config.json. Raises ModelError where it is none of a language model."""
     path = directory / "config.json"
     if not path.is_file():
         raise ModelError(f"models.{name}.weights: {block.weights} is not a model directory: it has no config.json")
@@ -144,8 +181,7 @@ def find_model(name: str, block: ModelBlock, root: Path) -> Model:
         value = config.get(key)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
             raise ModelError(f"models.{name}.weights: `{key}` in {path} is {json.dumps(value)}, not a whole number")
-    backend = _backend(name, block, config)
-    return Model(name, block, directory, config, backend, _tokenizer_source(block, root))
+    return config
 
 
 def _tokenizer_source(block: ModelBlock, root: Path) -> str | None:
@@ -158,8 +194,12 @@ def _tokenizer_source(block: ModelBlock, root: Path) -> str | None:
     return str(local) if local.is_dir() else block.tokenizer
 
 
-def _resolve(block: ModelBlock, root: Path) -> Path:
-    weights = block.weights
+def _resolve(block: ModelBlock, root: Path, *, weights: bool = True) -> Path:
+    """The directory of a block's model; from the hub, with its weights or without them."""
+    return _directory(block.weights, root) or _from_hub(block, weights)
+
+
+def _directory(weights: str, root: Path) -> Path | None:
     if weights.startswith("zoo/"):
         known = sorted(f"zoo/{p.parent.name}" for p in zoo_folder().glob("*/config.json"))
         if weights not in known:
@@ -171,14 +211,15 @@ def _resolve(block: ModelBlock, root: Path) -> Path:
         return local
     if weights.startswith((".", "/", "~")) or weights.count("/") != 1 or local.exists():
         raise ModelError(f"`weights: {weights}`: there is no directory {local}")
-    return _from_hub(block)
+    return None
 
 
-def _from_hub(block: ModelBlock) -> Path:
+def _from_hub(block: ModelBlock, weights: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-    wanted = ["*.json", "*.safetensors", "*.bin", "tokenizer*", "*.model", "merges.txt", "vocab*", "*.jinja"]
+    wanted = ["*.json", "tokenizer*", "*.model", "merges.txt", "vocab*", "*.jinja"]
+    wanted += ["*.safetensors", "*.bin"] if weights else []
     try:
         return Path(snapshot_download(block.weights, revision=block.revision, allow_patterns=wanted))
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError) as error:

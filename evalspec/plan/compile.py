@@ -17,16 +17,19 @@ from typing import Any
 from evalspec.data.rows import Rows, load_rows
 from evalspec.errors import PromptError, located
 from evalspec.models.card import Model, cache_folder, find_model
+from evalspec.models.served import refuse_what_no_server_does
 from evalspec.plan.forest import Decoding, Forest, Request, build_forest
 from evalspec.plan.measurements import MeasurePlan, measure_plan
-from evalspec.prompting.drafts import Chat, Draft, Source, draft_task
+from evalspec.prompting.drafts import Draft, Source, draft_task
 from evalspec.prompting.encode import Encoded, encode_pairs, encode_prompts, encode_windows
+from evalspec.prompting.joining import Chat
 from evalspec.prompting.stages import stage_templates
 from evalspec.prompting.task_templates import Templates
 from evalspec.spec import Cell, LoadedSpec
 from evalspec.spec.base import Block
 from evalspec.spec.blocks import MAIN, DecodeBlock, TaskBlock
 from evalspec.spec.data import DataBlock
+from evalspec.spec.model import HOW_ONLY
 
 SampleKey = tuple[str, str, int, str]
 
@@ -106,8 +109,8 @@ class Plan:
 
 
 def identity(block: Block) -> str:
-    """A block's content as canonical JSON."""
-    return json.dumps(block.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
+    """A block's content as canonical JSON; how a server is asked is no part of it."""
+    return json.dumps(block.model_dump(mode="json", exclude=HOW_ONLY), sort_keys=True, ensure_ascii=False)
 
 
 def compile_plan(
@@ -170,6 +173,8 @@ class _Compiler:
 
     def model_plan(self, cells: Sequence[Cell]) -> ModelPlan:
         model = find_model(cells[0].model_name, cells[0].model, self.root)
+        if model.served:
+            refuse_what_no_server_does(model.name, model.block, [kind for cell in cells for kind in _kinds(cell.task)])
         self.progress(f"model {model.name}: tokens")
         chat = model.tokenizer.chat if cells[0].model.chat else None
         samples: list[Sample] = []
@@ -191,6 +196,11 @@ class _Compiler:
             measure_plan(one.cell_id, find_model(one.model_name, one.model, self.root), one.params, measure)
             for one in self.loaded.measured
         )
+
+
+def _kinds(task: TaskBlock) -> list[str]:
+    """What a task and its stages ask of a model: to `generate`, `choose` or `score`."""
+    return [task.kind, *(task.at(stage).kind for stage in task.stages)]
 
 
 def _decoding(block: DecodeBlock) -> Decoding:
@@ -260,9 +270,11 @@ def sample_of(
     decoding = _decoding(task.decode) if task.decode else None
     # Only what is drawn by chance differs between repeats.
     repeat = number % task.decode.repeats if task.decode and task.decode.temperature > 0 else 0
+    # A server renders a conversation itself. What was cut to fit is none any more, and goes there as token ids.
+    turns = draft.turns if cell.model.backend == "server" and decoding else ()
     requests = []
     for part in parts:
-        request = Request(part.tokens, part.targets, decoding, repeat)
+        request = Request(part.tokens, part.targets, decoding, repeat, () if part.truncated else turns)
         requests.append(known.setdefault(request.key, request))
     fed, cut = sum(len(part.tokens) for part in parts), sum(part.truncated for part in parts)
     return Sample(cell, task, draft, number, fed, cut, tuple(requests), stage)

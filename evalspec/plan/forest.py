@@ -48,11 +48,13 @@ class Request:
     targets: tuple[int, ...] = ()
     decoding: Decoding | None = None
     repeat: int = 0
+    turns: tuple[tuple[str, str], ...] = ()
+    """(role, content) of the conversation that `tokens` render, for a server that renders it itself."""
 
     @property
     def key(self) -> tuple[object, ...]:
         """Names the request by content: equal exactly for requests that must have equal results."""
-        return (self.tokens.tobytes(), self.targets, self.decoding, self.repeat)
+        return (self.tokens.tobytes(), self.targets, self.decoding, self.repeat, self.turns)
 
 
 @dataclass(frozen=True)

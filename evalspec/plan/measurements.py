@@ -76,7 +76,11 @@ def measure_plan(cell_id: str, model: Model, params: Mapping[str, Any], measure:
     skipped: dict[Point, str] = {}
     for point in _points(measure):
         new = 0 if point.kind == "prefill" else measure.new_tokens
-        if model.max_length is None or point.length + new <= model.max_length:
+        if model.served:
+            skipped[point] = (
+                "a server has other users, and tells nothing of its memory; measure the model where it runs"
+            )
+        elif model.max_length is None or point.length + new <= model.max_length:
             points.append(point)
         else:
             asked = f"{point.length:,} tokens of context" + (f" and {new:,} new ones" if new else "")

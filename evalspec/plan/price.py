@@ -109,7 +109,7 @@ def price_of(part: ModelPlan) -> Price:
     prompt_tokens = sum(sample.prompt_tokens for sample in part.samples)
     longest = max((len(request.tokens) for request in forest.requests), default=0)
     new_tokens = [request.decoding.max_tokens for request in forest.requests if request.decoding]
-    cost, here = model.cost, machine(model.block.device)
+    cost = model.cost
     flops = kv = parameters = memory = None
     if cost is not None:
         scored = sum(len(request.targets) for request in forest.requests)
@@ -140,7 +140,7 @@ def price_of(part: ModelPlan) -> Price:
         flops=flops,
         seconds=_seconds(model, flops),
         memory_bytes=memory,
-        fits=memory < here.free_bytes if memory is not None else None,
+        fits=memory < machine(model.block.device).free_bytes if memory is not None else None,
     )
 
 

@@ -7,7 +7,7 @@ Everything that a sample's prompt depends on comes in here, so two cells with th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,14 @@ from typing import Any
 from evalspec.data.rows import Row, Rows
 from evalspec.errors import PromptError, located
 from evalspec.prompting.answers import Answer, right_answer
+from evalspec.prompting.joining import Chat, Turn, begun, join, prefix_of, turns
 from evalspec.prompting.passages import Key, passages_of, seen
 from evalspec.prompting.shots import choose_shots, shown_answer, split_pool
 from evalspec.prompting.steps import steps
 from evalspec.prompting.task_templates import Templates
 from evalspec.retrieval import Hit
 from evalspec.spec.blocks import TaskBlock
-from evalspec.spec.prompt import PromptBlock, ShotsBlock
-
-Chat = Callable[[Sequence[Mapping[str, str]]], str]
+from evalspec.spec.prompt import ShotsBlock
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,9 @@ class Draft:
     """The prompt as text where `prompt` is in a chat model's markup; else the same."""
     steps: tuple[str, ...] = ()
     """The right steps, where the task names them."""
+    turns: tuple[Turn, ...] = ()
+    """The conversation that `prompt` was rendered from; none for a model without a chat template, nor where a prefix
+    begins the answer, which a conversation has no place for."""
 
     def pairs(self, delimiter: str) -> list[tuple[str, str]]:
         """(context, continuation) of each choice."""
@@ -139,7 +141,7 @@ def draft_task(
             question = asked.render(values, row.id)
         if templates.shot_answer is not None:
             told = templates.shot_answer.render(row.values, row.id)
-        return question, _begun(_prefix(templates, row.values, row.id), told)
+        return question, begun(prefix_of(templates, row.values, row.id), told)
 
     worked: dict[tuple[str, int], tuple[str, str]] = {}
     drafts = []
@@ -174,6 +176,7 @@ def draft_task(
                     row=row,
                     plain=plain,
                     steps=reference_steps(task, templates, row.values, row.id),
+                    turns=turns(*parts[0]) if chat and not prefix_of(templates, row.values, row.id) else (),
                 )
             )
     return drafts, templates
@@ -192,48 +195,3 @@ def reference_steps(task: TaskBlock, templates: Templates, values: Mapping[str, 
 def _shot_query(templates: Templates, row: Row, right: Callable[[], Answer]) -> str:
     template = templates.shot_query or templates.query or templates.question
     return template.render(row.values, row.id) if template else " ".join(right().choices)
-
-
-def _prefix(templates: Templates, values: Mapping[str, Any], row_id: str) -> str:
-    """What the answer to a row begins with."""
-    return templates.prefix.render(values, row_id) if templates.prefix else ""
-
-
-def _begun(prefix: str, told: str) -> str:
-    """An answer behind its prefix, with a blank between them where no white space stands (as in lm-eval)."""
-    blank = " " if prefix and told and not (prefix[-1].isspace() or told[0].isspace()) else ""
-    return f"{prefix}{blank}{told}"
-
-
-def _joint(question: str, prefix: str, delimiter: str) -> str:
-    """What stands between a question and the prefix of its answer."""
-    return "" if not question or question[-1].isspace() or prefix[0].isspace() else delimiter
-
-
-def join(
-    block: PromptBlock,
-    templates: Templates,
-    values: Mapping[str, Any],
-    row_id: str,
-    worked: Sequence[tuple[str, str]],
-    question: str,
-    chat: Chat | None,
-) -> str:
-    """Description, shots and question as one text; for a chat model, shots are turns of the conversation."""
-    description = templates.description.render(values, row_id)
-    prefix = _prefix(templates, values, row_id)
-    if chat is None:
-        between = block.shots.delimiter if block.shots and block.shots.delimiter is not None else block.delimiter
-        shots = "".join(
-            f"{asked}{_joint(asked, told, between) if prefix else between}{told}{block.separator}"
-            for asked, told in worked
-        )
-        begun = _joint(question, prefix, block.delimiter) + prefix if prefix else ""
-        return description + shots + question + begun
-    messages = []
-    system = (templates.system.render(values, row_id) if templates.system else "") or ""
-    if system or description:
-        messages.append({"role": "system", "content": "\n".join(part for part in (system, description) if part)})
-    for asked, told in worked:
-        messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": told}]
-    return chat([*messages, {"role": "user", "content": question}]) + prefix

@@ -14,7 +14,8 @@ from typing import Any
 from evalspec.data.rows import Row
 from evalspec.errors import PromptError
 from evalspec.prompting.answers import right_answer
-from evalspec.prompting.drafts import Chat, Draft, join, reference_steps
+from evalspec.prompting.drafts import Draft, reference_steps
+from evalspec.prompting.joining import Chat, join, prefix_of, turns
 from evalspec.prompting.passages import seen
 from evalspec.prompting.steps import MARK
 from evalspec.prompting.task_templates import Templates
@@ -74,6 +75,9 @@ def draft_stage(
         row=row,
         plain=plain,
         steps=reference_steps(task, templates, values, row.id),
+        turns=turns(task.prompt, templates, values, row.id, (), question)
+        if chat and not prefix_of(templates, values, row.id)
+        else (),
     )
 
 

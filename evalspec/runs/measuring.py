@@ -42,7 +42,11 @@ def still_missing(plan: MeasurePlan, rows: Iterable[Mapping[str, Any]]) -> dict[
 def threads_of(plans: Sequence[MeasurePlan]) -> int:
     """CPU threads for all models of a spec alike, so that what is compared ran alike."""
     stated = [plan.measure.threads for plan in plans if plan.measure.threads]
-    return stated[0] if stated else int(os.environ.get("OMP_NUM_THREADS") or threads_for(plan.model for plan in plans))
+    return (
+        stated[0]
+        if stated
+        else int(os.environ.get("OMP_NUM_THREADS") or threads_for(p.model for p in plans if p.points))
+    )
 
 
 def run_measurements(

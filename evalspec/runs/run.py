@@ -193,10 +193,11 @@ class _Work:
         # The tokenizer turns the tokens of an answer into its text.
         asked = (part.model.block.kernels, part.model.tokenizer.fingerprint)
         answering = [part.model.weights_hash, *backend.identity, *asked]
-        keys = {sample.key: cache_key(sample, answering) for sample in pending}
+        # What a server answered is no other run's: its weights may have changed behind the same name.
+        keys = {} if part.model.served else {sample.key: cache_key(sample, answering) for sample in pending}
         known = {} if self.fresh else self.store.cached(list(keys.values()))
-        reused = [sample for sample in pending if keys[sample.key] in known]
-        pending = [sample for sample in pending if keys[sample.key] not in known]
+        reused = [sample for sample in pending if keys.get(sample.key) in known]
+        pending = [sample for sample in pending if keys.get(sample.key) not in known]
         forest = forest_of(pending) if pending else None
         meter = Meter(part, samples, pending, forest, self.before, counted)
         self._commit([(sample, Answer.of_nothing(sample)) for sample in nothing], keys, meter)
@@ -305,7 +306,7 @@ def _run_row(plan: Plan, place: Place) -> Row:
     models = [part.model for part in plan.models] + [one.model for one in plan.measured]
     for model in models:  # all of them before anything runs: a GPU that is missing is no surprise for the second
         with located(f"models.{model.name}"):
-            devices.append(place.describe(model))
+            devices.append(f"server {model.block.url}" if model.served else place.describe(model))
     return {
         "spec_name": loaded.spec.name,
         "spec": spec_text(loaded),

@@ -24,7 +24,7 @@ from evalspec.spec.blocks import TaskBlock
 from evalspec.spec.checks import check_model, check_task
 from evalspec.spec.compose import Composed, put
 from evalspec.spec.measure import MeasureBlock
-from evalspec.spec.model import ModelBlock
+from evalspec.spec.model import HOW_ONLY, ModelBlock
 from evalspec.spec.problems import explain
 from evalspec.spec.retrieval import RetrievalBlock
 from evalspec.spec.sweep import MAX_CELLS, Assignment, Axis, leaves
@@ -239,7 +239,7 @@ class CellBuilder:
         if isinstance(block, TaskBlock):
             unused = tuple(".".join(map(str, (*where, *path))) for path in unused_settings(block))
             block = cast(B, canonical(block))
-        content = {"name": where[1], **block.model_dump(mode="json", exclude={"extends"})}
+        content = {"name": where[1], **block.model_dump(mode="json", exclude={"extends": True, **HOW_ONLY})}
         return _Variant(block, unused, json.dumps(content, sort_keys=True))
 
 

@@ -111,7 +111,9 @@ def _check_step(task: Node, where: Location, root: Path, texts: Mapping[str, str
 
 def check_model(name: str, model: Node, root: Path) -> Iterator[Problem]:
     """Whether a model's weights and tokenizer are there, where they are shipped or a path. Hub ids are not asked."""
-    for key in ("weights", "tokenizer"):
+    backend = model.child("backend")
+    served = backend is not None and backend.value == "server" and model.child("tokenizer") is not None
+    for key in ("tokenizer",) if served else ("weights", "tokenizer"):  # its weights are what the server calls them
         node = model.child(key)
         if node is None or not isinstance(node.value, str):
             continue

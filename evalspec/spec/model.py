@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
@@ -29,14 +30,30 @@ class VllmBlock(Block):
 class ServerBlock(Block):
     """How an OpenAI-compatible server is asked, for a model with `backend: server`."""
 
-    key: str = Field(default="OPENAI_API_KEY", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
-    """Environment variable that holds the key, where the server wants one. The key itself is never stored or shown."""
+    key: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    """Environment variable that holds the key, where the server wants one: `OPENAI_API_KEY`, say. The key itself is
+    never stored or shown, and none is sent where no variable is named."""
     concurrency: int = Field(default=16, ge=1)
     """Most requests under way at a time."""
     timeout: float = Field(default=120.0, gt=0)
     """Seconds that an answer may take."""
     retries: int = Field(default=6, ge=0)
     """How often a request is sent again after an answer that may pass (429, 500, a cut connection), each time later."""
+    backoff: float = Field(default=0.5, gt=0)
+    """Seconds before the first of them; each later wait is about twice as long, at most a minute. Where the server says
+    when to come back (`Retry-After`), it is that."""
+    prompts: Literal["tokens", "text"] = "tokens"
+    """What a prompt is sent as. `text` is for servers that take no token ids (TGI, for one): they can generate, not
+    score, and a prompt whose text has other tokens is that sample's error."""
+    scoring: Literal["auto", "named", "forced", "echo"] = "auto"
+    """How a continuation is scored. `named`: the log-probabilities of some named tokens (`logprob_token_ids`, vLLM).
+    `forced`: each token forced by `logit_bias` (llama.cpp, older vLLM). Both keep the server's prefix cache. `echo`:
+    the log-probabilities of the whole prompt. `auto`: the first that a short trial shows to be right, and `echo`
+    where a continuation is long."""
+
+
+HOW_ONLY: Final = {"server": {"key", "concurrency", "timeout", "retries", "backoff"}}
+"""Keys that change how answers are fetched and never what they are: they are no part of what a cell is."""
 
 
 class ModelBlock(Block):
@@ -45,12 +62,13 @@ class ModelBlock(Block):
     extends: str | None = None
     """Name of another model whose keys this one starts from."""
     weights: str
-    """`zoo/NAME` (shipped with evalspec), a directory, or a Hugging Face hub id."""
+    """`zoo/NAME` (shipped with evalspec), a directory, or a Hugging Face hub id; the model's name at a server."""
     backend: Literal["auto", "native", "transformers", "vllm", "server"] = "auto"
     """What runs it. `auto`: native for Mamba and Mamba-2, transformers for everything else. `vllm`: an engine in this
     process (extra `vllm`). `server`: an OpenAI-compatible server at `url`."""
-    url: str | None = Field(default=None, pattern=r"^https?://")
-    """Address of the server, `http://localhost:8000/v1` for example; `weights` is the model's name there."""
+    url: str | None = Field(default=None, pattern=r"^https?://[^/]+")
+    """Address of the server's API, `http://localhost:8000/v1` for example. It is stored with the results, so it may
+    hold no password and no query."""
     vllm: VllmBlock | None = None
     """Settings of the vLLM engine."""
     server: ServerBlock | None = None
@@ -72,7 +90,8 @@ class ModelBlock(Block):
     revision: str | None = None
     """Branch, tag or commit on the hub."""
     tokenizer: str | None = None
-    """A tokenizer from elsewhere (directory or hub id); by default the one beside the weights."""
+    """A tokenizer from elsewhere (`zoo/NAME`, directory or hub id); by default the one beside the weights. A server's
+    model needs it to be planned, unless `weights` is a directory or hub id."""
     max_length: int | None = Field(default=None, gt=0)
     """Longest sequence the model is given, in tokens; by default what its config allows."""
     trained_length: int | None = Field(default=None, gt=0)
@@ -90,6 +109,16 @@ class ModelBlock(Block):
         for key, backend in (("url", "server"), ("server", "server"), ("vllm", "vllm")):
             if key in self.model_fields_set and self.backend != backend and getattr(self, key) is not None:
                 found.append(((key,), f"belongs to `backend: {backend}`; this model's is `{self.backend}`"))
+        if self.backend == "server":
+            for key in ("device", "device_map", "dtype", "batch_tokens"):
+                if getattr(self, key) not in (None, "auto"):
+                    found.append(((key,), "is the server's own to choose; leave it out"))
+            address = urlsplit(self.url or "")
+            if "@" in address.netloc:
+                found.append((("url",), "holds a user or a password, and would be stored; name the environment "
+                              "variable of a key by `server.key`"))  # fmt: skip
+            elif address.query or address.fragment:
+                found.append((("url",), "holds a query (`?…`), and would be stored; end it before that"))
         if found:
             raise misfits(found)
         return self

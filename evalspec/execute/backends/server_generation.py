@@ -1,0 +1,83 @@
+"""What is sent to a server to generate, and to which of its APIs; what differs between the servers that are known.
+
+A request goes as token ids to `/completions`, so that the server reads exactly what the plan counted. For a model with
+`chat: true` its conversation goes to `/chat/completions`, and the server renders it by its own template.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from evalspec.execute.backends.server_answers import Spent, choice_of, spent_of, text_of
+from evalspec.execute.backends.server_http import RequestFailed
+from evalspec.execute.walk import stream_of
+from evalspec.models.tokens import Tokenizer
+from evalspec.plan.forest import Request
+
+SEEDS = 2**31
+"""Servers take seeds of 31 bits at least (llama.cpp: 32, vLLM and SGLang: 63)."""
+
+# What a server would sample by if it were not told: a model's own generation_config.json (vLLM, SGLang), or a taste of
+# the server's (llama.cpp: the 40 likeliest tokens). A spec that asks for none of it gets none.
+_NEUTRAL: Mapping[str, Mapping[str, Any]] = {
+    "vllm": {"repetition_penalty": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0, "min_p": 0.0, "top_k": -1},
+    "sglang": {"repetition_penalty": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0, "min_p": 0.0, "top_k": -1},
+    "llamacpp": {"repeat_penalty": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0, "min_p": 0.0, "top_k": 0},
+}
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model as its server names it. `owner` is who the server's list of models says it is: `vllm`, `sglang`,
+    `llamacpp`, something else, or nothing. `longest` is the most tokens that it takes, where the list says so."""
+
+    model: str
+    owner: str = ""
+    longest: int | None = None
+
+    @property
+    def neutral(self) -> Mapping[str, Any]:
+        """Settings that keep this server from sampling by its own taste."""
+        return _NEUTRAL.get(self.owner, {})
+
+
+@dataclass(frozen=True)
+class Written:
+    """A generated answer."""
+
+    text: str
+    finish_reason: str | None
+    spent: Spent
+
+
+def generation(served: Served, request: Request, tokenizer: Tokenizer, *, as_text: bool) -> tuple[str, dict[str, Any]]:
+    """The path and body of a generation request. Raises RequestFailed where its prompt cannot be sent as text."""
+    decoding = request.decoding
+    assert decoding is not None
+    body: dict[str, Any] = {"model": served.model, **served.neutral}
+    body |= {"max_tokens": decoding.max_tokens, "temperature": decoding.temperature}
+    if decoding.stop:
+        body["stop"] = list(decoding.stop)
+    if decoding.temperature > 0:
+        body |= {"top_p": decoding.top_p, "seed": stream_of(request) % SEEDS}
+        if decoding.top_k:
+            body["top_k"] = decoding.top_k
+    if request.turns:
+        messages = [{"role": role, "content": said} for role, said in request.turns]
+        return "chat/completions", body | {"messages": messages}
+    ids = request.tokens.tolist()
+    if not as_text:
+        return "completions", body | {"prompt": ids}
+    text = tokenizer.decode(ids)
+    if tokenizer.encode([text])[0] != ids:
+        raise RequestFailed("this prompt is cut, or has tokens that its text has not: send tokens", passing=False)
+    return "completions", body | {"prompt": text}
+
+
+def written(answer: Any, request: Request) -> Written:
+    """What came of a generation request. Raises Malformed."""
+    choice = choice_of(answer)
+    reason = choice.get("finish_reason")
+    return Written(text_of(choice), None if reason is None else str(reason), spent_of(answer, len(request.tokens)))

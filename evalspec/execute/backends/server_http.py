@@ -1,0 +1,216 @@
+"""HTTP to a server that may be busy, slow, broken or gone: what to send again, when, and what to say in the end.
+
+    answer                                   what is done
+    200 with what was asked for              taken
+    408, 429, 500, 502, 503, 504, cut or     sent again, later each time: about backoff · 2ⁿ seconds, half of it by
+    late answers, no JSON, JSON of another   chance, so that many clients do not come back together; or when the server
+    shape, no connection                     says (`Retry-After`, RFC 9110 section 10.2.3: seconds or a date)
+    400, 409, 413, 422 …                     this request cannot be had: `RequestFailed`
+    401, 403, 404, 3xx                       none can be had: BackendError
+
+The key goes into one header and nowhere else; what a server says is shown without it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import time
+from collections.abc import Callable
+from email.utils import parsedate_to_datetime
+from typing import Any, TypeVar
+from urllib.parse import urljoin
+
+import httpx2
+
+from evalspec.errors import BackendError
+from evalspec.models.served import on_this_machine
+from evalspec.spec.model import ServerBlock
+
+T = TypeVar("T")
+PASSING = frozenset({408, 429, 500, 502, 503, 504})
+HOPELESS = frozenset({401, 403, 404})
+LONGEST_WAIT = 60.0
+LONGEST_ASKED = 300.0
+"""Most seconds that a server may ask to be left alone; beyond that the request fails with the server's words."""
+CONNECT_SECONDS = 10.0
+
+
+class RequestFailed(Exception):
+    """One request has no answer, in a sentence. `passing`: it was sent again and again; others may fare no better."""
+
+    def __init__(self, said: str, *, passing: bool) -> None:
+        super().__init__(said)
+        self.passing = passing
+
+
+class Malformed(Exception):
+    """An answer is not what its request asked for, in words that follow `the server's answer`."""
+
+
+class _Passing(Exception):
+    """Something that may be over soon. `after` is when the server says to come back, in seconds."""
+
+    def __init__(self, said: str, after: float | None = None) -> None:
+        super().__init__(said)
+        self.after = after
+
+
+class Client:
+    """A connection pool to one server, for one model; to be used within one event loop."""
+
+    def __init__(self, name: str, url: str, settings: ServerBlock) -> None:
+        self.name, self.url, self.settings = name, url.rstrip("/"), settings
+        try:
+            httpx2.URL(self.url)
+        except httpx2.InvalidURL as error:
+            raise BackendError(f"models.{name}.url: {self.url} is no address: {error}") from None
+        self.key = _key(name, settings)
+        self.sent = 0
+        """Requests sent so far, those sent again included."""
+        self._client = httpx2.AsyncClient(
+            headers={"Authorization": f"Bearer {self.key}"} if self.key else {},
+            timeout=httpx2.Timeout(settings.timeout, connect=min(CONNECT_SECONDS, settings.timeout), pool=None),
+            limits=httpx2.Limits(max_connections=settings.concurrency, max_keepalive_connections=settings.concurrency),
+            trust_env=not on_this_machine(self.url),
+        )
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._client.aclose()
+
+    async def ask(
+        self, path: str, body: dict[str, Any] | None, read: Callable[[Any], T], *, retries: int | None = None
+    ) -> T:
+        """Post a body to a path below the server's address (GET where there is none); what `read` makes of the answer.
+
+        `read` raises Malformed for an answer that lacks what it looks for, and the request is sent again.
+        Raises RequestFailed, or BackendError where no other request can succeed either.
+        """
+        most = self.settings.retries if retries is None else retries
+        for number in range(most + 1):
+            try:
+                return read(await self._once(path, body))
+            except _Passing as problem:
+                said, after = str(problem), problem.after
+            except Malformed as problem:
+                said, after = f"the server's answer {problem}", None
+            if after is not None and after > LONGEST_ASKED:
+                raise RequestFailed(f"{said}, and asks to be left alone for {after:,.0f} s", passing=True)
+            if number < most:
+                wait = min(LONGEST_WAIT, self.settings.backoff * 2**number)
+                await asyncio.sleep(wait * random.uniform(0.5, 1.0) if after is None else after)
+        raise RequestFailed(said + (f" (asked {most + 1} times)" if most else ""), passing=True)
+
+    async def answers(self) -> bool:
+        """Whether the server answers anything at all, now."""
+        found = await self._look(f"{self.url}/models")
+        return found is not None and found.status_code not in (502, 503, 504)
+
+    async def page(self, path: str) -> str | None:
+        """The text at a path of the server's root, beside its API; None where it has none."""
+        found = await self._look(urljoin(self.url, path))
+        return found.text if found is not None and found.status_code == 200 else None
+
+    async def _look(self, where: str) -> httpx2.Response | None:
+        """One short look at an address, None if nothing comes of it."""
+        try:
+            async with asyncio.timeout(min(CONNECT_SECONDS, self.settings.timeout)):
+                return await self._client.get(where)
+        except (TimeoutError, httpx2.HTTPError):
+            return None
+
+    async def _once(self, path: str, body: dict[str, Any] | None) -> Any:
+        """One try: the JSON of a good answer."""
+        where = f"{self.url}/{path}"
+        self.sent += 1
+        try:
+            async with asyncio.timeout(self.settings.timeout):
+                response = await (self._client.get(where) if body is None else self._client.post(where, json=body))
+        except (TimeoutError, httpx2.TimeoutException):
+            raise _Passing(f"{self.url} gave no answer within {self.settings.timeout:g} s") from None
+        except (httpx2.ConnectError, httpx2.ProxyError) as error:
+            raise _Passing(f"{self.url} cannot be reached: {_words(error)}") from None
+        except httpx2.UnsupportedProtocol as error:
+            raise BackendError(f"models.{self.name}.url: {_words(error)}") from None
+        except httpx2.HTTPError as error:
+            raise _Passing(f"{self.url} cut the connection: {_words(error)}") from None
+        if response.status_code == 200:
+            try:
+                return response.json()
+            except ValueError:
+                raise Malformed("is not JSON") from None
+        raise self._refusal(path, response)
+
+    def _refusal(self, path: str, response: httpx2.Response) -> Exception:
+        """What an answer other than 200 means."""
+        code = response.status_code
+        said = self._safe(_message(response))
+        told = f"{self.url}/{path} answered {code}" + (f": {said}" if said else "")
+        if code in PASSING:
+            return _Passing(told, retry_after(response.headers.get("retry-after"), time.time()))
+        if code not in HOPELESS and not 300 <= code < 400:
+            return RequestFailed(told, passing=False)
+        advice = f"the server refuses the key of ${self.settings.key}"
+        if self.settings.key is None:
+            advice = "the server wants a key: name the environment variable that holds it by `server.key`"
+        if code == 403:
+            advice += ", or does not let it use this model"
+        if code == 404:
+            advice = "is `url` right (most end in /v1), and is `weights` what the server calls the model?"
+        if code < 400:
+            advice = (
+                f"the server has moved to {self._safe(response.headers.get('location', 'elsewhere'))}; correct `url`"
+            )
+        return BackendError(f"models.{self.name}: {told.rstrip('.')}. {advice[0].upper()}{advice[1:]}")
+
+    def _safe(self, text: str) -> str:
+        """A server's words without the key, should it repeat it."""
+        return text.replace(self.key, "***") if self.key else text
+
+
+def retry_after(value: str | None, now: float) -> float | None:
+    """Seconds that a `Retry-After` header asks to wait: a number of seconds, or an HTTP date seen from `now` (seconds
+    since the epoch). None where it says neither."""
+    if value is None:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - now)
+    except ValueError:
+        return None
+
+
+def _key(name: str, settings: ServerBlock) -> str | None:
+    """The key from the environment. Raises BackendError where its variable is not set or cannot stand in a header."""
+    if settings.key is None:
+        return None
+    key = os.environ.get(settings.key, "").strip()
+    if not key:
+        raise BackendError(f"models.{name}.server.key: the environment variable {settings.key} is not set")
+    if not key.isascii() or not key.isprintable():
+        raise BackendError(f"models.{name}.server.key: {settings.key} holds characters that no key has")
+    return key
+
+
+def _message(response: httpx2.Response) -> str:
+    """What the server says of an error: OpenAI's `error.message` and its kin, else the first line of the text."""
+    try:
+        found = response.json()
+        for name in ("error", "message", "detail"):
+            if isinstance(found, dict) and found.get(name):
+                found = found[name]
+        text = found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
+    except ValueError:
+        text = response.text.strip().split("\n", 1)[0]
+    text = " ".join(text.split())
+    return text if len(text) <= 400 else text[:400] + " …"
+
+
+def _words(error: Exception) -> str:
+    return str(error).strip() or type(error).__name__
