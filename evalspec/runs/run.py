@@ -209,12 +209,16 @@ class _Work:
         self.progress.begin(name, forest.distinct_tokens, len(pending), _new_tokens(forest))
         batch: list[tuple[Sample, Answer]] = []
         last = time.perf_counter()
-        for sample, answer in _answers(pending, forest, walk(forest, backend), meter, self.progress):
-            batch.append((sample, answer))
-            if len(batch) >= COMMIT_SAMPLES or time.perf_counter() - last > COMMIT_SECONDS:
-                meter.peak = backend.peak_memory()
-                self._commit(batch, keys, meter)
-                batch, last = [], time.perf_counter()
+        try:
+            for sample, answer in _answers(pending, forest, walk(forest, backend), meter, self.progress):
+                batch.append((sample, answer))
+                if len(batch) >= COMMIT_SAMPLES or time.perf_counter() - last > COMMIT_SECONDS:
+                    meter.peak = backend.peak_memory()
+                    self._commit(batch, keys, meter)
+                    batch, last = [], time.perf_counter()
+        except RunError:  # the engine or the server is gone; what it answered before is not
+            self._commit(batch, keys, meter)
+            raise
         meter.peak = backend.peak_memory()
         self._commit(batch, keys, meter)
         self.computed += len(pending)

@@ -97,9 +97,9 @@ class ServerEngine:
         long = too_long(self.served, forest)
         if long and longest is not None:
             raise BackendError(
-                f"models.{name}: {long:,} of {len(forest.requests):,} requests are longer, with what they may write, "
-                f"than the {longest:,} tokens that {url} takes; say `max_length: {longest - 1}`, and they are cut and "
-                "counted"
+                f"models.{name}: {long:,} of {len(forest.requests):,} requests are longer, with what they may "
+                f"generate, than the {longest:,} tokens that {url} takes; say `max_length: {longest - 1}`, and they "
+                "are cut and counted"
             )
         if any(request.targets for request in forest.requests):
             self.way = self.traffic.wait(find_way(self.client, self.served, forest, self.settings.scoring))

@@ -88,11 +88,12 @@ async def find_way(client: Client, served: Served, forest: Forest, wanted: str) 
         raise _refused(client, "the numbers that it calls log-probabilities are none")
 
     ranked = [token for token, _ in sorted(plain.top.items(), key=lambda item: -item[1]) if isinstance(token, int)]
-    probe = ranked[1] if len(ranked) > 1 else target  # the second: where it is forced, its own number is far from 0
-    both = list(dict.fromkeys([probe, target]))
+    # The second: where it is forced, a number taken after the bias is 0, and its own is not. The last: a server that
+    # does not know `logprob_token_ids` lists the likeliest token instead.
+    probe, last = (ranked[1], ranked[-1]) if len(ranked) > 1 else (target, target)
     whole = [*prompt, probe]
     ways: dict[str, tuple[dict[str, Any], Callable[[Any], tuple[list[Told], Spent]]]] = {
-        "named": (named(served, prompt, both), lambda answer: read_named(answer, prompt, both)),
+        "named": (named(served, prompt, [last]), lambda answer: read_named(answer, prompt, [last])),
         "forced": (forced(served, prompt, probe), lambda answer: read_forced(answer, prompt, probe)),
         "echo": (echo(served, whole), lambda answer: read_echo(answer, whole, 1)),
     }

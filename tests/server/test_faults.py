@@ -1,0 +1,340 @@
+"""A server that fails on purpose: what passes is asked again, what does not is one sample's error, and a server that is
+gone ends the run in a sentence, with all that was answered kept."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from email.utils import formatdate
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+import yaml
+from little_server import LittleServer, cut, cut_in_the_middle, hang, no_choices, no_json, status
+
+import evalspec
+from evalspec.cli import main
+from evalspec.errors import RunError, SpecError
+from evalspec.execute.backends.server_http import retry_after
+from evalspec.plan.compile import compile_plan
+from evalspec.runs.run import Finished, run
+from evalspec.spec import load
+from evalspec.store import Store
+
+ROOT = Path(__file__).parents[2]
+KEY = "sk-very-secret-0123456789"
+Spec = Callable[..., dict[str, Any]]
+Serve = Callable[..., LittleServer]
+
+
+def go(spec: dict[str, Any], folder: Path, **settings: Any) -> Finished:
+    return run(compile_plan(load(spec, root=ROOT)), Store(folder / "store.duckdb"), folder, **settings)
+
+
+def samples(folder: Path) -> list[tuple[Any, ...]]:
+    """(sample, output, error) of the only run."""
+    with evalspec.connect(folder / "store.duckdb") as connection:
+        found = connection.execute("SELECT sample_id, output, error FROM samples ORDER BY ALL").fetchall()
+        assert connection.execute("SELECT count(*) FROM runs").fetchone() == (1,)
+    return found
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        status(429, Retry_After="0"),
+        status(429, Retry_After=formatdate(time.time() - 5, usegmt=True)),
+        status(408),
+        status(500),
+        status(502),
+        status(503),
+        status(504),
+        cut,
+        cut_in_the_middle,
+        no_json,
+        no_choices,
+    ],
+)
+def test_what_passes_is_asked_again_and_leaves_no_trace(serve: Serve, spec: Spec, tmp_path: Path, fault: Any) -> None:
+    server = serve()
+    server.faults.extend([fault] * 3)
+    finished = go(spec({"there": server.block()}, "ask"), tmp_path)
+    assert (finished.status, finished.failed, finished.samples) == ("finished", 0, 12)
+    assert not server.faults, "all of them happened"
+    assert len(server.seen) == 12 + 1 + 3
+    assert all(error is None for _, _, error in samples(tmp_path))
+
+
+def test_a_server_that_says_when_to_come_back_is_left_alone_until_then(
+    serve: Serve, spec: Spec, tmp_path: Path
+) -> None:
+    server = serve()
+    arrived: list[float] = []
+
+    def first_come_back_later(body: dict[str, Any]) -> Any:
+        arrived.append(time.perf_counter())
+        return status(429, Retry_After="0.4") if len(arrived) == 1 else None
+
+    server.when = first_come_back_later
+    go(spec({"there": server.block()}, "ask"), tmp_path)
+    assert arrived[1] - arrived[0] >= 0.4
+    assert retry_after("7", 0) == 7
+    assert retry_after(formatdate(1000, usegmt=True), 990) == 10
+    assert retry_after(formatdate(1000, usegmt=True), 2000) == 0
+    assert retry_after("soon", 0) is None
+
+
+def test_a_request_that_fails_to_the_end_is_one_samples_error_and_is_tried_again_by_the_next_run(
+    serve: Serve, spec: Spec, tmp_path: Path
+) -> None:
+    server = serve()
+    made = spec({"there": server.block()}, "ask")
+    [part] = compile_plan(load(made, root=ROOT)).models
+    broken = part.forest.requests[5].tokens.tolist()
+    server.when = lambda body: status(500, "out of luck") if body["prompt"] == broken else None
+    finished = go(made, tmp_path)
+    assert (finished.status, finished.failed) == ("failed", 1)
+    [error] = [error for _, _, error in samples(tmp_path) if error]
+    assert error == f"{server.url}/completions answered 500: out of luck (asked 4 times)"
+    server.when = lambda body: None
+    before = len(server.seen)
+    again = go(made, tmp_path)
+    assert (again.status, again.failed, again.computed) == ("finished", 0, 1)
+    assert len(server.seen) - before == 2, "the trial, and the one that was missing"
+
+
+def test_a_request_that_hangs_is_given_up_after_its_time_and_the_others_go_on(
+    serve: Serve, spec: Spec, tmp_path: Path
+) -> None:
+    server = serve()
+    made = spec({"there": server.block(server={"timeout": 1.0, "retries": 1})}, "ask")
+    [part] = compile_plan(load(made, root=ROOT)).models
+    slow = part.forest.requests[0].tokens.tolist()
+    server.when = lambda body: hang(5) if body["prompt"] == slow and body["max_tokens"] > 1 else None
+    began = time.perf_counter()
+    finished = go(made, tmp_path)
+    assert time.perf_counter() - began < 5
+    assert finished.failed == 1
+    [error] = [error for _, _, error in samples(tmp_path) if error]
+    assert error == f"{server.url} gave no answer within 1 s (asked 2 times)"
+
+
+def test_what_one_prompt_cannot_have_is_not_asked_twice(serve: Serve, spec: Spec, tmp_path: Path) -> None:
+    server = serve()
+    made = spec({"there": server.block()}, "ask")
+    [part] = compile_plan(load(made, root=ROOT)).models
+    long = part.forest.requests[7].tokens.tolist()
+    server.when = lambda body: status(400, "this prompt is too long") if body["prompt"] == long else None
+    finished = go(made, tmp_path)
+    assert finished.failed == 1
+    [error] = [error for _, _, error in samples(tmp_path) if error]
+    assert error == f"{server.url}/completions answered 400: this prompt is too long"
+    assert sum(body["prompt"] == long for body in server.seen) == 1
+
+
+def test_a_model_that_the_server_does_not_have_is_named_with_those_that_it_has(
+    serve: Serve, spec: Spec, tmp_path: Path
+) -> None:
+    with pytest.raises(RunError, match=r"models\.there\.weights: .*has no model `other`; it has zoo-transformer"):
+        go(spec({"there": serve().block(weights="other")}, "ask"), tmp_path)
+    server = serve("llamacpp")  # lists one, and takes any name; here it does not
+    with pytest.raises(RunError, match=r"answered 404: The model `other` does not exist\. Is `url` right") as found:
+        go(spec({"there": server.block(weights="other")}, "ask"), tmp_path / "b")
+    assert len(server.seen) == 1, str(found.value)
+
+
+def test_no_server_at_all_is_said_in_a_sentence(spec: Spec, tmp_path: Path) -> None:
+    block = {"weights": "m", "backend": "server", "url": "http://127.0.0.1:1/v1", "tokenizer": "zoo/transformer"}
+    with pytest.raises(
+        RunError, match=r"models\.there: http://127\.0\.0\.1:1/v1 cannot be reached: .* Start the server"
+    ):
+        go(spec({"there": {**block, "server": {"backoff": 0.001}}}, "ask"), tmp_path)
+
+
+def test_a_server_that_is_gone_ends_the_run_and_a_later_one_goes_on(serve: Serve, spec: Spec, tmp_path: Path) -> None:
+    server = serve()
+    made = spec({"there": server.block(server={"concurrency": 2})}, "ask", "read")
+    whole = go(made, tmp_path / "whole")
+    assert whole.failed == 0
+
+    answered = len(server.seen)
+    server.when = lambda body: cut if len(server.seen) > answered + 12 else None
+    threading.Thread(target=lambda: (_until(lambda: len(server.seen) > answered + 12), server.stop())).start()
+    with pytest.raises(
+        RunError, match=r"(?s)models\.there: .*What was finished is kept; run the same command again"
+    ) as found:
+        go(made, tmp_path / "cut")
+    assert "requests all failed" in str(found.value) or "a request failed" in str(found.value)
+    kept = [sample for sample, _, error in samples(tmp_path / "cut") if error is None]
+    assert 0 < len(kept) < whole.samples
+
+    server.always, server.when = None, lambda body: None
+    server.start()  # on the same port
+    before = len(server.seen)
+    again = go(made, tmp_path / "cut")
+    assert (again.status, again.failed, again.computed) == ("finished", 0, whole.samples - len(kept))
+    assert len(server.seen) - before < answered, "what was answered is not asked again"
+    assert samples(tmp_path / "cut") == samples(tmp_path / "whole")
+
+
+def test_a_run_never_takes_what_a_server_told_another_one(serve: Serve, spec: Spec, tmp_path: Path) -> None:
+    server = serve()
+    made = spec({"there": server.block()}, "ask")
+    go(made, tmp_path)
+    asked = len(server.seen)
+    assert go(made, tmp_path).computed == 0, "its own answers it keeps"
+    assert len(server.seen) == asked
+    other = {**made, "name": "another"}
+    finished = go(other, tmp_path)
+    assert (finished.computed, finished.cached) == (12, 0)
+    with evalspec.connect(tmp_path / "store.duckdb") as connection:
+        assert connection.execute("SELECT count(cache_key) FROM samples").fetchone() == (0,)
+        assert connection.execute("SELECT DISTINCT weights_hash FROM cells").fetchall() == [
+            (f"server:{server.url}:zoo-transformer",)
+        ]
+        assert connection.execute("SELECT DISTINCT device FROM runs").fetchall() == [(f"server {server.url}",)]
+        counts = connection.execute("SELECT sum(computed_tokens), sum(seconds), any_value(state_bytes) FROM efficiency")
+        computed, seconds, state = counts.fetchone() or (0, 0, 0)
+    assert computed > 0
+    assert seconds > 0
+    assert state is None
+
+
+def test_how_a_server_is_asked_may_change_between_two_parts_of_a_run(serve: Serve, spec: Spec, tmp_path: Path) -> None:
+    server = serve()
+    go(spec({"there": server.block()}, "ask"), tmp_path)
+    patient = server.block(server={"timeout": 99.0, "retries": 9, "concurrency": 2})
+    assert go(spec({"there": patient}, "ask"), tmp_path).computed == 0
+
+
+# Keys ----------------------------------------------------------------------------------------------------------------
+
+
+def everything_written(folder: Path) -> bytes:
+    """All bytes below a folder, and every value of its database as text (Parquet and DuckDB compress)."""
+    found = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+    for path in folder.rglob("*.parquet"):
+        found += str(duckdb.sql(f"SELECT * FROM '{path}'").fetchall()).encode()
+    for path in folder.rglob("*.duckdb"):
+        with evalspec.connect(path) as connection:
+            for (name,) in connection.execute("SELECT view_name FROM duckdb_views() WHERE NOT internal").fetchall():
+                found += str(connection.execute(f'SELECT * FROM "{name}"').fetchall()).encode()
+    return found
+
+
+def test_a_key_goes_to_the_server_and_nowhere_else(
+    serve: Serve, spec: Spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = serve(key=KEY)
+    made = spec({"there": server.block(server={"key": "EVALSPEC_TEST_KEY", "retries": 0})}, "ask")
+    [part] = compile_plan(load(made, root=ROOT)).models
+    one = part.forest.requests[3].tokens.tolist()
+    server.when = lambda body: status(500, f"no luck with {KEY}") if body["prompt"] == one else None
+    path = tmp_path / "spec.yaml"
+    path.write_text(yaml.safe_dump(made))
+    (tmp_path / "prompts").symlink_to(ROOT / "prompts")
+    command = ["run", str(path), "--store", str(tmp_path / "out/store.duckdb"), "--reports", str(tmp_path / "out")]
+
+    monkeypatch.delenv("EVALSPEC_TEST_KEY", raising=False)
+    assert main(command) == 1
+    assert "models.there.server.key: the environment variable EVALSPEC_TEST_KEY is not set" in capsys.readouterr().err
+
+    monkeypatch.setenv("EVALSPEC_TEST_KEY", "sk-wrong-9876543210")
+    assert main(command) == 1
+    told = capsys.readouterr()
+    assert "answered 401" in told.err
+    assert "The server refuses the key of $EVALSPEC_TEST_KEY" in told.err
+    assert "sk-wrong-9876543210" not in told.err + told.out, "though the server repeated it"
+
+    monkeypatch.setenv("EVALSPEC_TEST_KEY", KEY)
+    assert main(command) == 1, "one sample failed"
+    told = capsys.readouterr()
+    assert [error for _, _, error in samples(tmp_path / "out") if error] == [
+        f"{server.url}/completions answered 500: no luck with ***"
+    ]
+    written = everything_written(tmp_path / "out")
+    assert b"EVALSPEC_TEST_KEY" in written, "the test looks where the spec is"
+    for secret in (KEY, "sk-wrong-9876543210"):
+        assert secret not in told.out + told.err
+        assert secret.encode() not in written
+
+
+def test_without_a_named_variable_no_key_is_sent(
+    serve: Serve, spec: Spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with pytest.raises(
+        RunError, match=r"answered 401: Incorrect API key provided: None\. The server wants a key: name"
+    ):
+        go(spec({"there": serve(key=KEY).block()}, "ask"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"url": "http://me:secret@host/v1"}, "holds a user or a password, and would be stored"),
+        ({"url": "https://host/v1?api_key=secret"}, "holds a query"),
+        ({"device": "cuda"}, "is the server's own to choose"),
+        ({"dtype": "float16"}, "is the server's own to choose"),
+        ({"backend": "transformers"}, "belongs to `backend: server`"),
+    ],
+)
+def test_a_block_that_says_what_no_server_can_hear_is_refused(spec: Spec, keys: dict[str, Any], said: str) -> None:
+    block = {"weights": "m", "backend": "server", "url": "http://host/v1", "tokenizer": "zoo/transformer", **keys}
+    with pytest.raises(SpecError, match=said):
+        load(spec({"there": block}, "ask"), root=ROOT)
+
+
+# Interruption --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def slow(serve: Serve) -> Iterator[LittleServer]:
+    """Takes ten seconds over each answer but the trial."""
+    server = serve()
+    server.when = lambda body: hang(10) if body["max_tokens"] > 1 else None
+    yield server
+
+
+def test_ctrl_c_ends_a_run_at_once_though_the_server_says_nothing(
+    slow: LittleServer, spec: Spec, tmp_path: Path
+) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text(yaml.safe_dump(spec({"there": slow.block()}, "ask")))
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; from evalspec.cli import main; sys.exit(main())",
+        "run",
+        str(path),
+        "--store",
+        str(tmp_path / "store.duckdb"),
+    ]
+    running = subprocess.Popen(
+        [*command, "--reports", str(tmp_path)],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    _until(lambda: len(slow.seen) > 2, 60)
+    began = time.perf_counter()
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=30)
+    assert time.perf_counter() - began < 5
+    assert running.returncode == 1
+    assert "interrupted; what was finished is kept" in said
+    assert "Traceback" not in said
+
+
+def _until(true: Callable[[], bool], seconds: float = 30) -> None:
+    end = time.perf_counter() + seconds
+    while not true() and time.perf_counter() < end:
+        time.sleep(0.005)
+    assert true()

@@ -1,0 +1,101 @@
+"""Generating over HTTP: as token ids, as text, as a conversation; sampled as a seed says."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from little_server import LittleServer
+from test_scoring import LOCAL, plans, results
+
+from evalspec.errors import BackendError
+from evalspec.models.card import zoo_folder
+
+Spec = Callable[..., dict[str, Any]]
+Serve = Callable[..., LittleServer]
+TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+
+
+@pytest.mark.parametrize("dialect", ["vllm", "llamacpp"])
+def test_greedy_answers_are_the_models_own(serve: Serve, spec: Spec, dialect: str) -> None:
+    server = serve(dialect)
+    local, served = plans(spec({"here": LOCAL, "there": server.block()}, "ask"))
+    ours, _ = results(local)
+    theirs, _ = results(served)
+    assert {k: (r.text, r.finish_reason, r.output_tokens) for k, r in theirs.items()} == {
+        k: (r.text, r.finish_reason, r.output_tokens) for k, r in ours.items()
+    }
+    assert server.paths[-1] == "/v1/completions"
+    assert 1 < server.most_under_way <= 4, "`concurrency` at a time"
+    assert all(body["min_p"] == 0 and body["top_k"] <= 0 for body in server.seen), "no taste of the server's own"
+
+
+def test_a_server_that_takes_no_token_ids_is_asked_in_text_when_the_spec_says_so(serve: Serve, spec: Spec) -> None:
+    server = serve("tgi")
+    local, *_ = plans(spec({"here": LOCAL}, "ask"))
+    [part] = plans(spec({"there": server.block()}, "ask"))
+    with pytest.raises(BackendError, match=r"answered 422.*say `server: \{prompts: text\}`"):
+        results(part)
+    [part] = plans(spec({"there": server.block(server={"prompts": "text"})}, "ask"))
+    ours, _ = results(local)
+    theirs, _ = results(part)
+    assert {k: r.text for k, r in theirs.items()} == {k: r.text for k, r in ours.items()}
+
+
+def test_samples_are_drawn_by_a_seed_of_their_own_that_does_not_change(serve: Serve, spec: Spec) -> None:
+    server = serve()
+    made = spec({"there": server.block()}, "ask")
+    made["tasks"]["ask"]["decode"] |= {"temperature": 1.0, "top_p": 0.9, "top_k": 5, "repeats": 3}
+    [part] = plans(made)
+    first, _ = results(part)
+    bodies = [body for body in server.seen if body["max_tokens"] > 1]
+    seeds = {body["seed"] for body in bodies}
+    assert len(seeds) == len(first) == 36
+    assert all(0 <= seed < 2**31 for seed in seeds)
+    assert {(body["temperature"], body["top_p"], body["top_k"]) for body in bodies} == {(1.0, 0.9, 5)}
+    again, _ = results(part)
+    assert {k: r.text for k, r in again.items()} == {k: r.text for k, r in first.items()}
+
+
+def test_a_conversation_goes_there_as_its_turns_with_the_system_message(
+    serve: Serve, spec: Spec, tmp_path: Path
+) -> None:
+    server = serve()
+    tokenizer = tmp_path / "with_template"
+    shutil.copytree(zoo_folder() / "transformer", tokenizer, ignore=shutil.ignore_patterns("*.safetensors"))
+    (tokenizer / "chat_template.jinja").write_text(TEMPLATE)
+    made = spec({"there": server.block(chat=True, tokenizer=str(tokenizer))}, "ask", "choose")
+    made["tasks"]["ask"]["prompt"] |= {"system": "Answer in one word.", "shots": 1}
+    [part] = plans(made)
+    theirs, _ = results(part)
+    assert all(result.error is None for result in theirs.values())
+    talks = [body for body, path in zip(server.seen, server.paths, strict=True) if path == "/v1/chat/completions"]
+    assert len(talks) == len([r for r in part.forest.requests if r.decoding]) + 1, "and one trial"
+    assert [turn["role"] for turn in talks[-1]["messages"]] == ["system", "user", "assistant", "user"]
+    assert talks[-1]["messages"][0]["content"] == "Answer in one word."
+    scored = [body for body in server.seen if "logprob_token_ids" in body]
+    assert scored, "continuations are scored behind the tokens of the rendered conversation"
+    ids = server.tokenizer.encode(["user: "], special=False)[0][:1]
+    assert all(ids[0] in body["prompt"][:3] for body in scored)
+    # what the server renders by the same template is what the plan counted
+    local, *_ = plans({**made, "models": {"here": {**LOCAL, "tokenizer": str(tokenizer), "chat": True}}})
+    ours, _ = results(local)
+    answered = {key[0]: result.text for key, result in ours.items() if result.text is not None}
+    assert answered == {key[0]: result.text for key, result in theirs.items() if result.text is not None}
+
+
+def test_what_begins_the_answer_has_no_place_in_a_conversation_and_goes_as_token_ids(
+    serve: Serve, spec: Spec, tmp_path: Path
+) -> None:
+    server = serve()
+    tokenizer = tmp_path / "with_template"
+    shutil.copytree(zoo_folder() / "transformer", tokenizer, ignore=shutil.ignore_patterns("*.safetensors"))
+    (tokenizer / "chat_template.jinja").write_text(TEMPLATE)
+    made = spec({"there": server.block(chat=True, tokenizer=str(tokenizer))}, "ask")
+    made["tasks"]["ask"]["prompt"]["prefix"] = "The answer is"
+    [part] = plans(made)
+    results(part)
+    assert set(server.paths) == {"/v1/completions"}
