@@ -32,8 +32,8 @@ MOST_NAMED = 128
 FORCE = 100.0
 """The largest `logit_bias` that servers take."""
 CACHE_BLOCK = 16
-"""Tokens of a block of vLLM's prefix cache: on average half of one is fed again for each position, and one request has
-a price of its own."""
+"""Tokens of a block of a prefix cache where the server does not say (it is vLLM's on a GPU): what a position costs at
+most, since those behind the last whole block are fed again."""
 ASK_FOR_IDS = {"return_tokens_as_token_ids": True, "return_token_ids": True}
 
 Told = dict[int, tuple[float, bool]]
@@ -133,18 +133,18 @@ def _generated(answer: Any, count: int) -> list[Position]:
 @dataclass(frozen=True)
 class Way:
     """How a server is asked for scores: `name` (named, forced or echo), whether it can `echo` long continuations too,
-    and whether it keeps prefixes (`cached`), as far as that is known."""
+    and the tokens of a `block` of its prefix cache; None where it keeps no prefixes."""
 
     name: str
     echoes: bool = False
-    cached: bool = True
+    block: int | None = CACHE_BLOCK
 
     def echo(self, fed: int, targets: int) -> bool:
         """Whether a continuation of so many tokens is echoed with all that is fed: where there is no other way, and
         where one request for each token would cost more."""
         if self.name == "echo":
             return True
-        return self.echoes and targets > 1 and (not self.cached or targets * CACHE_BLOCK > fed)
+        return self.echoes and targets > 1 and targets * min(fed, self.block or fed) >= fed
 
 
 def calls(forest: Forest, served: Served, way: Way) -> Iterator[Call]:

@@ -16,6 +16,7 @@ from evalspec.execute.backends.server_answers import Position, Spent
 from evalspec.execute.backends.server_generation import Served
 from evalspec.execute.backends.server_http import Client, Malformed, RequestFailed
 from evalspec.execute.backends.server_scoring import (
+    CACHE_BLOCK,
     Told,
     Way,
     echo,
@@ -114,7 +115,7 @@ async def find_way(client: Client, served: Served, forest: Forest, wanted: str) 
         if await tried(name) is None:
             long = any(len(r.targets) > 1 for r in forest.requests)
             echoes = wanted == "auto" and long and await tried("echo") is None
-            return Way(name, echoes, await _caches(client, served))
+            return Way(name, echoes, await _cache_block(client, served))
     raise _refused(client, "; ".join(f"{name}: {reason}" for name, reason in reasons.items()))
 
 
@@ -142,11 +143,13 @@ def _wrong(told: Told, plain: Position) -> str | None:
     return None
 
 
-async def _caches(client: Client, served: Served) -> bool:
-    """Whether the server keeps prefixes: vLLM says so among its metrics, others are taken to."""
+async def _cache_block(client: Client, served: Served) -> int | None:
+    """Tokens of a block of the server's prefix cache, None where it has none: vLLM tells among its metrics."""
     page = await client.page("/metrics") if served.owner == "vllm" else None
-    found = re.search(r'enable_prefix_caching="(\w+)"', page or "")
-    return found is None or found[1] == "True"
+    told = dict(re.findall(r'[{,](enable_prefix_caching|block_size)="(\w+)"', page or ""))
+    if told.get("enable_prefix_caching") == "False":
+        return None
+    return int(told["block_size"]) if told.get("block_size", "").isdigit() else CACHE_BLOCK
 
 
 def _refused(client: Client, reason: str) -> BackendError:
