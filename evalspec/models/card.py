@@ -155,13 +155,12 @@ def _find_served(name: str, block: ModelBlock, root: Path) -> Model:
     source = _tokenizer_source(block, root)
     if source is not None:
         return Model(name, block, Path(source), {}, "server", source)
-    local = root / Path(block.weights).expanduser()
-    if not block.weights.startswith("zoo/") and not local.is_dir() and block.weights.count("/") != 1:
-        raise needs_tokenizer(name, block)
+    if "/" not in block.weights and not (root / block.weights).is_dir():
+        raise needs_tokenizer(name, block)  # and the hub is not asked for a model of that name
     try:
         directory = _resolve(block, root, weights=False)
     except ModelError as error:
-        raise ModelError(f"{needs_tokenizer(name, block)}. {error}") from None
+        raise ModelError(f"{needs_tokenizer(name, block)}. Of itself: {error}") from None
     config = _config(name, block, directory) if (directory / "config.json").is_file() else {}
     return Model(name, block, directory, config, "server")
 

@@ -300,6 +300,11 @@ def plan_table(plan: Plan) -> str:
     for part, price in zip(plan.models, prices, strict=True):
         if price.truncated:
             notes.append(f"{price.model}: {price.truncated:,} prompts do not fit in the model and lose their left end")
+        if part.model.served:
+            notes.append(
+                f"{price.model}: runs on the server at {part.model.block.url}: its weights, memory and time are not "
+                "known here, and what it answers is never taken from another run"
+            )
         if price.fed_again:
             could = "; `backend: native` could fork it" if part.model.type in NATIVE_TYPES else ""
             notes.append(

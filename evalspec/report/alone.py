@@ -52,12 +52,14 @@ class Alone:
 
     @property
     def repeats(self) -> str:
-        """`6`, or `4 to 6` in a run that was cut off."""
+        """`6`, or `4 to 6` in a run that was cut off; `no` where nothing could be measured."""
         counts: dict[tuple[Any, ...], int] = {}
         for row in self.rows:
             key = (row["label"], row["kind"], row["length"], row["batch"])
             counts[key] = counts.get(key, 0) + 1
         found = sorted(set(counts.values()))
+        if not found:
+            return "no"
         return f"{found[0]}" if len(found) == 1 else f"{found[0]} to {found[-1]}"
 
     def series(self, quantity: Quantity) -> dict[str, dict[int, Median]]:

@@ -1,5 +1,5 @@
-"""The server backend against a real `vllm serve` on loopback: by every way of scoring, scores and answers are those of the
-model in this process; a run goes on after the server was killed and started again."""
+"""The server backend against a real `vllm serve` on loopback: by every way of scoring, scores and answers are those of
+the model in this process; a run goes on after the server was killed and started again."""
 
 from __future__ import annotations
 
@@ -152,10 +152,18 @@ def assert_alike(ours: dict[Any, Result], theirs: dict[Any, Result]) -> None:
     assert not same or sum(same) >= 0.98 * len(same)
 
 
+@pytest.fixture(scope="module")
+def ours() -> dict[Any, Result]:
+    """What the model in this process says to all tasks."""
+    [part] = plans(spec({"here": LOCAL}, "choose", "ask", "read"))
+    return answers(part)[0]
+
+
 @pytest.mark.parametrize("way", ["named", "forced", "echo"])
-def test_scores_and_answers_are_those_of_the_model_in_this_process(vllm: Vllm, way: str) -> None:
-    local, served = plans(spec({"here": LOCAL, "there": vllm.block(server={"scoring": way})}, "choose", "ask", "read"))
-    ours, _ = answers(local)
+def test_scores_and_answers_are_those_of_the_model_in_this_process(
+    vllm: Vllm, ours: dict[Any, Result], way: str
+) -> None:
+    [served] = plans(spec({"there": vllm.block(server={"scoring": way})}, "choose", "ask", "read"))
     theirs, engine = answers(served)
     assert engine.way.name == way
     assert len(ours) > 200

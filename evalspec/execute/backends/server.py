@@ -62,6 +62,7 @@ class ServerEngine:
         self.model, self.settings = model, settings_of(model.block)
         self.traffic = Traffic()
         self.client = self.traffic.wait(self._connected())
+        weakref.finalize(self, self.traffic.end, self.client)
         self.served = self.traffic.wait(who(self.client, model))
         self.way: Way | None = None
         """How continuations are scored, once some were."""
@@ -192,6 +193,4 @@ class _Pending:
 
 def open_server(model: Model) -> ServerEngine:
     """Reach the server of a model. Raises BackendError where it does not answer or the key's variable is not set."""
-    engine = ServerEngine(model)
-    weakref.finalize(engine, engine.traffic.end, engine.client)
-    return engine
+    return ServerEngine(model)
