@@ -27,8 +27,8 @@ MOST_TOKENS = 128
 """Most tokens whose log-probabilities vLLM returns at one position."""
 
 STEP_COST = 4
-"""A step of decoding costs a sequence about as much as so many tokens of a prompt with their log-probabilities (one
-H200, 2.8 B parameters, bfloat16: 25,000 steps a second and 67,000 prompt tokens)."""
+"""A step of decoding is taken to cost a sequence as much as so many tokens of a prompt with their log-probabilities. A
+guess: vLLM feeds 67,000 of these a second on one H200 (2.8 B parameters, bfloat16); steps were not timed."""
 
 WARM_GAIN = 64
 """Tokens that warming a prefix must spare: a request of its own costs about as much."""
