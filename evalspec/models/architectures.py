@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from evalspec.models.layer_cost import AttentionLayer, Layer, Mamba2Layer, MambaLayer
+from evalspec.models.layer_cost import AttentionLayer, FeedForwardLayer, Layer, Mamba2Layer, MambaLayer
 
 
 class UncoveredConfig(Exception):
@@ -64,9 +64,14 @@ class _Config:
 
 
 def _mamba(config: _Config) -> Architecture:
+    layers: list[Layer] = [_mamba_layer(config)] * config.count("num_hidden_layers")
+    return config.architecture(layers, config.count("hidden_size"), tied=True, others=config.count("hidden_size"))
+
+
+def _mamba_layer(config: _Config) -> MambaLayer:
     d = config.count("hidden_size")
     rank = config.values.get("time_step_rank", "auto")
-    layer = MambaLayer(
+    return MambaLayer(
         d_model=d,
         d_inner=d * config.count("expand", 2),
         d_state=config.count("state_size", 16),
@@ -75,12 +80,16 @@ def _mamba(config: _Config) -> Architecture:
         bias=config.flag("use_bias", False),
         conv_bias=config.flag("use_conv_bias", True),
     )
-    return config.architecture([layer] * config.count("num_hidden_layers"), d, tied=True, others=d)
 
 
 def _mamba2(config: _Config) -> Architecture:
+    layers: list[Layer] = [_mamba2_layer(config)] * config.count("num_hidden_layers")
+    return config.architecture(layers, config.count("hidden_size"), tied=False, others=config.count("hidden_size"))
+
+
+def _mamba2_layer(config: _Config) -> Mamba2Layer:
     d = config.count("hidden_size")
-    layer = Mamba2Layer(
+    return Mamba2Layer(
         d_model=d,
         d_inner=d * config.count("expand", 2),
         d_state=config.count("state_size", 128),
@@ -91,7 +100,29 @@ def _mamba2(config: _Config) -> Architecture:
         bias=config.flag("use_bias", False),
         conv_bias=config.flag("use_conv_bias", True),
     )
-    return config.architecture([layer] * config.count("num_hidden_layers"), d, tied=False, others=d)
+
+
+def _mamba_ssm(config: _Config) -> Architecture:
+    """A hybrid of mamba_ssm, as `original_format` translates its config."""
+    d, wide, layers = config.count("hidden_size"), config.count("intermediate_size", least=0), list[Layer]()
+    mixer, attention = config.values.get("mixer"), config.values.get("attention")
+    attending = set(config.values.get("attention_layers") or ())
+    for index in range(config.count("num_hidden_layers")):
+        if index in attending and attention is not None:
+            heads, kv_heads = attention["num_heads"], attention["num_heads_kv"]
+            vectors = d + attention["out_proj_bias"] * d + (d if wide else 0)
+            vectors += attention["qkv_proj_bias"] * (heads + 2 * kv_heads) * attention["head_dim"]
+            layers.append(
+                AttentionLayer(
+                    d, heads, kv_heads, attention["head_dim"], wide, True, None, vectors, attention["d_conv"]
+                )
+            )
+        elif mixer is not None:
+            inner = _Config(mixer["model_type"], {**config.values, **mixer})
+            layers.append(_mamba_layer(inner) if mixer["model_type"] == "mamba" else _mamba2_layer(inner))
+            if wide:
+                layers.append(FeedForwardLayer(d, wide))
+    return config.architecture(layers, d, tied=True, others=d)
 
 
 @dataclass(frozen=True)
@@ -217,6 +248,7 @@ def _gpt_neox(config: _Config) -> Architecture:
 _BUILDERS: dict[str, Callable[[_Config], Architecture]] = {
     "mamba": _mamba,
     "mamba2": _mamba2,
+    "mamba_ssm": _mamba_ssm,
     "llama": _LlamaLike(biases=("attention_bias", "mlp_bias")),
     "mistral": _LlamaLike(kv_heads=8, biases=(), window=4096, slides=lambda config, index: True),
     "qwen2": _LlamaLike(kv_heads=32, biases=(), qkv_bias=True, window=4096, slides=_late_layers_slide),

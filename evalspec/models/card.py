@@ -20,11 +20,13 @@ from evalspec.models.cost import Cost, cost_of
 from evalspec.models.engines import why_not_vllm
 from evalspec.models.forking import why_fed_again
 from evalspec.models.kernels import why_not
+from evalspec.models.original_format import HYBRID, ORIGINAL, is_original, translated
 from evalspec.models.served import needs_tokenizer, served_as
 from evalspec.models.tokens import Tokenizer
 from evalspec.spec.model import ModelBlock
 
-NATIVE_TYPES = ("mamba", "mamba2")
+RECURRENT_TYPES = ("mamba", "mamba2")
+NATIVE_TYPES = (*RECURRENT_TYPES, HYBRID)
 LENGTHS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
 
 
@@ -42,7 +44,7 @@ class Model:
 
     @property
     def type(self) -> str:
-        """`model_type` of its config: llama, mamba, mamba2, gpt_neox …"""
+        """`model_type` of its config: llama, mamba, mamba2, gpt_neox …; `mamba_ssm` for that package's hybrids."""
         return str(self.config.get("model_type", "unknown"))
 
     @property
@@ -53,7 +55,7 @@ class Model:
     @property
     def recurrent(self) -> bool:
         """Whether its state has a fixed size (no KV cache)."""
-        return self.type in NATIVE_TYPES
+        return self.type in RECURRENT_TYPES
 
     @property
     def trained_length(self) -> int | None:
@@ -174,13 +176,25 @@ def _config(name: str, block: ModelBlock, directory: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ModelError(f"models.{name}.weights: {path} is not JSON: {error}") from None
-    if not isinstance(config, dict) or not (config.get("model_type") or config.get("ssm_cfg") is not None):
+    if isinstance(config, dict) and is_original(config):
+        config = translated(config, f"models.{name}.weights: {path}")
+        _require_tokenizer(name, block, directory)
+    if not isinstance(config, dict) or not config.get("model_type"):
         raise ModelError(f"models.{name}.weights: {path} names no `model_type`; this is not a language model's config")
     for key in (*LENGTHS, "trained_length"):
         value = config.get(key)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
             raise ModelError(f"models.{name}.weights: `{key}` in {path} is {json.dumps(value)}, not a whole number")
     return config
+
+
+def _require_tokenizer(name: str, block: ModelBlock, directory: Path) -> None:
+    """The original `state-spaces/*` repositories ship weights alone; a tokenizer that was put beside them serves."""
+    if not block.tokenizer and not any(directory.glob("tokenizer*")) and not (directory / "vocab.json").is_file():
+        raise ModelError(
+            f"models.{name}.weights: {block.weights} ships no tokenizer; say `tokenizer: EleutherAI/gpt-neox-20b` "
+            "(what the state-spaces models were trained with), or a directory that has its files"
+        )
 
 
 def _tokenizer_source(block: ModelBlock, root: Path) -> str | None:
@@ -238,8 +252,13 @@ def _backend(name: str, block: ModelBlock, config: Mapping[str, Any]) -> str:
         backend = "native" if model_type in NATIVE_TYPES else "transformers"
     if backend == "native" and model_type not in NATIVE_TYPES:
         raise BackendError(
-            f"models.{name}: backend `native` runs {' and '.join(NATIVE_TYPES)}, and {block.weights} is a "
+            f"models.{name}: backend `native` runs {', '.join(NATIVE_TYPES)}, and {block.weights} is a "
             f"`{model_type}`; backends that could: transformers"
+        )
+    if config.get(ORIGINAL) and backend in ("transformers", "vllm"):
+        raise BackendError(
+            f"models.{name}: {block.weights} is in mamba_ssm's own format, which {backend} does not read; "
+            "backends that could: native (or name a converted copy, `-hf` on the hub, where there is one)"
         )
     reason = why_not(block, backend, config)
     if reason is None and backend == "vllm":

@@ -51,6 +51,12 @@ class AttentionLayer:
     """Positions that a token attends to, itself included, where attention slides."""
     vectors: int = 0
     """Parameters of biases and norms, which cost no operations worth counting."""
+    conv_width: int = 0
+    """K of a convolution over queries, keys and values, with its biases, where there is one (mamba_ssm's `MHA`)."""
+
+    @property
+    def _convolved(self) -> int:
+        return (self.heads + 2 * self.kv_heads) * self.head_dim if self.conv_width else 0
 
     @property
     def _matrices(self) -> int:
@@ -59,23 +65,45 @@ class AttentionLayer:
 
     @property
     def parameters(self) -> int:
-        """The query, key, value, output and feed-forward matrices, and the vectors."""
-        return self._matrices + self.vectors
+        """The query, key, value, output and feed-forward matrices, the filters, and the vectors."""
+        return self._matrices + self._convolved * (self.conv_width + 1) + self.vectors
 
     def state_bytes(self, length: int, dtype_bytes: int, ssm_dtype_bytes: int) -> int:
-        """2 n_kv d_head T s: a key and a value a token, within the window."""
+        """2 n_kv d_head T s: a key and a value a token, within the window; and what a convolution remembers."""
         kept = length if self.window is None else min(length, self.window)
-        return 2 * self.kv_heads * self.head_dim * kept * dtype_bytes
+        return (2 * self.kv_heads * self.head_dim * kept + self._convolved * self.conv_width) * dtype_bytes
 
     def flops(self, lengths: Floats, starts: Floats, *, stepwise: bool) -> Floats:
         """4d² + 4d n_kv d_head + 4d d_ff (6 if gated) + 4td a token that attends to t positions, for h d_head = d."""
         attended = self._attended(starts + lengths) - self._attended(starts)
-        return 2 * self._matrices * lengths + 4 * self.heads * self.head_dim * attended
+        products = self._matrices + self._convolved * self.conv_width
+        return 2 * products * lengths + 4 * self.heads * self.head_dim * attended
 
     def _attended(self, ends: Floats) -> Floats:
         # Σ_{t=1..end} min(t, window)
         full = ends if self.window is None else np.minimum(ends, self.window)
         return full * (full + 1) / 2 + (ends - full) * full
+
+
+@dataclass(frozen=True)
+class FeedForwardLayer:
+    """A gated feed-forward network and its norm, behind a state-space layer: three matrices, no state."""
+
+    d_model: int
+    d_ff: int
+
+    @property
+    def parameters(self) -> int:
+        """The three matrices and the norm in front."""
+        return 3 * self.d_model * self.d_ff + self.d_model
+
+    def state_bytes(self, length: int, dtype_bytes: int, ssm_dtype_bytes: int) -> int:
+        """None."""
+        return 0
+
+    def flops(self, lengths: Floats, starts: Floats, *, stepwise: bool) -> Floats:
+        """6d d_ff a token."""
+        return lengths * float(6 * self.d_model * self.d_ff)
 
 
 @dataclass(frozen=True)

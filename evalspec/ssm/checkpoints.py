@@ -1,7 +1,8 @@
-"""Mamba and Mamba-2 checkpoints: directories with Hugging Face's config.json and safetensors (or .bin) files.
+"""Mamba, Mamba-2 and hybrid checkpoints: directories with a config.json and safetensors (or .bin) files.
 
 Parameter names here are Hugging Face's, so reading is a plain load of names and writing gives a directory that
-`AutoModelForCausalLM.from_pretrained` loads.
+`AutoModelForCausalLM.from_pretrained` loads. The original `state-spaces/*` files differ by the name of the embedding
+alone; their config.json is translated (`models/original_format.py`).
 """
 
 from __future__ import annotations
@@ -11,19 +12,23 @@ import pickle
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
 from evalspec.errors import ModelError
-from evalspec.ssm.language_model import RecurrentLanguageModel
+from evalspec.models.original_format import HYBRID, is_original, translated
+from evalspec.ssm.hybrid import HybridConfig, HybridLanguageModel
+from evalspec.ssm.language_model import LanguageModel, RecurrentLanguageModel
 from evalspec.ssm.mamba import Mamba, MambaConfig
 from evalspec.ssm.mamba2 import Mamba2, Mamba2Config
 
 FAMILIES = ("mamba", "mamba2")
-"""The `model_type`s that can be built here."""
+"""The purely recurrent `model_type`s that can be built here."""
+
+Built = TypeVar("Built", bound=LanguageModel)
 
 # Decay rates and step sizes act through exponentials: 16 bit would change them by per cent over long sequences.
 _ALWAYS_FLOAT32 = ("A_log", "D", "dt_bias", "dt_proj.bias")
@@ -34,7 +39,7 @@ UNREADABLE = (OSError, RuntimeError, SafetensorError, pickle.UnpicklingError, st
 
 
 def read_config(directory: Path) -> dict[str, Any]:
-    """The mapping of config.json; ModelError if there is none or it is not JSON."""
+    """The mapping of config.json, under Hugging Face's names; ModelError if there is none or it is not JSON."""
     path = directory / "config.json"
     if not path.is_file():
         raise ModelError(f"{directory} is not a model directory: it has no config.json")
@@ -44,7 +49,7 @@ def read_config(directory: Path) -> dict[str, Any]:
         raise ModelError(f"{path} is not JSON: {error}") from error
     if not isinstance(config, dict):
         raise ModelError(f"{path} holds no JSON object")
-    return config
+    return translated(config, str(path)) if is_original(config) else config
 
 
 def _number(value: dict[str, Any]) -> Any:
@@ -78,8 +83,27 @@ def load(
     """
     with torch.device("meta"):  # nothing is drawn or stored before the weights are there
         model = build(read_config(directory))
+    return _fill(model, directory, dtype, device)
+
+
+def load_hybrid(
+    directory: Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+) -> HybridLanguageModel:
+    """The same for a model some of whose layers attend, in the original `state-spaces/*` format."""
+    config = read_config(directory)
+    if config.get("model_type") != HYBRID:
+        raise ModelError(f"{directory}: its config.json describes no hybrid of mamba_ssm's format")
+    with torch.device("meta"):
+        model = HybridLanguageModel(HybridConfig.of(config))
+    return _fill(model, directory, dtype, device)
+
+
+def _fill(model: Built, directory: Path, dtype: torch.dtype, device: torch.device | str) -> Built:
+    """A model on the meta device, with the directory's weights."""
     weights = {}
     for name, tensor in _read_weights(directory).items():
+        if name.endswith("rotary_emb.inv_freq"):
+            continue  # a function of the config, which some versions of the package saved beside the weights
         wanted = torch.float32 if name.endswith(_ALWAYS_FLOAT32) else dtype
         weights[name.replace("backbone.embedding.", "backbone.embeddings.")] = tensor.to(device=device, dtype=wanted)
     if model.tie_word_embeddings:

@@ -9,7 +9,7 @@ Glossary: t tokens of a pack · b batch · l time · d model width · v vocabula
 from __future__ import annotations
 
 import math
-from typing import cast
+from typing import Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -80,6 +80,10 @@ class Mixer(nn.Module):
         """A, in float32: what `freeze` found, or from the parameter."""
         return -torch.exp(self.A_log.float()) if self.frozen is None else self.frozen
 
+    def freeze(self) -> None:
+        """Keep what depends on parameters alone, which must not change from now on."""
+        self.frozen = self.rates()
+
     def step(self, x: Tensor, state: LayerState) -> Tensor:
         """One token a row, (b, d) → (b, d); the state (b, …) is updated in place."""
         y, after = self(x, state, Pack.of_rows(len(x), 1))
@@ -106,19 +110,61 @@ class Block(nn.Module):
 class Backbone(nn.Module):
     """All but the output head."""
 
-    def __init__(
-        self, mixers: list[Mixer], *, vocab_size: int, d_model: int, eps: float, residual_in_fp32: bool
-    ) -> None:
+    def __init__(self, blocks: list[Block], *, vocab_size: int, d_model: int, eps: float) -> None:
         super().__init__()
         weight = torch.empty(vocab_size, d_model)
         if not weight.is_meta:  # on the meta device `normal_` imports torch's compiler: 2 s, to draw nothing
             nn.init.normal_(weight)
         self.embeddings = nn.Embedding(vocab_size, d_model, _weight=weight)
-        self.layers = nn.ModuleList([Block(mixer, d_model, eps, residual_in_fp32) for mixer in mixers])
+        self.layers = nn.ModuleList(blocks)
         self.norm_f = RMSNorm(d_model, eps)
 
 
-class RecurrentLanguageModel(nn.Module):
+class LanguageModel(nn.Module):
+    """What purely recurrent models and hybrids with attention share: embedding, blocks, final norm and head."""
+
+    def __init__(
+        self,
+        blocks: list[Block],
+        *,
+        vocab_size: int,
+        d_model: int,
+        eps: float,
+        residual_in_fp32: bool,
+        tie_word_embeddings: bool,
+    ) -> None:
+        super().__init__()
+        self.backbone = Backbone(blocks, vocab_size=vocab_size, d_model=d_model, eps=eps)
+        self.lm_head = nn.Linear(d_model, vocab_size, bias=False)
+        if tie_word_embeddings:
+            self.lm_head.weight = self.backbone.embeddings.weight
+        self.tie_word_embeddings = tie_word_embeddings
+        self.residual_in_fp32 = residual_in_fp32
+
+    def _stream(self, embedded: Tensor) -> Tensor:
+        """The residual stream that blocks add to: float32 where the config asks for it."""
+        return embedded.float() if self.residual_in_fp32 else embedded
+
+    def use(self, kernels: Choice) -> Self:
+        """Run every layer's convolution and recurrence on these."""
+        for block in self.backbone.layers:
+            cast(Mixer, block.mixer).kernels = kernels
+        return self
+
+    def freeze(self) -> Self:
+        """For inference: compute what depends on parameters alone, which must not change from now on."""
+        self.requires_grad_(False)
+        for block in self.backbone.layers:
+            cast(Mixer, block.mixer).freeze()
+        return self
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits (…, v) in float32 of hidden vectors (…, d): ask only for the positions that are scored."""
+        logits: Tensor = self.lm_head(hidden.to(self.lm_head.weight.dtype))
+        return logits.float()
+
+
+class RecurrentLanguageModel(LanguageModel):
     """A language model whose memory is a `RecurrentState`. Built by `mamba.Mamba` and `mamba2.Mamba2`."""
 
     def __init__(
@@ -131,15 +177,14 @@ class RecurrentLanguageModel(nn.Module):
         residual_in_fp32: bool,
         tie_word_embeddings: bool,
     ) -> None:
-        super().__init__()
-        self.backbone = Backbone(
-            mixers, vocab_size=vocab_size, d_model=d_model, eps=eps, residual_in_fp32=residual_in_fp32
+        super().__init__(
+            [Block(mixer, d_model, eps, residual_in_fp32) for mixer in mixers],
+            vocab_size=vocab_size,
+            d_model=d_model,
+            eps=eps,
+            residual_in_fp32=residual_in_fp32,
+            tie_word_embeddings=tie_word_embeddings,
         )
-        self.lm_head = nn.Linear(d_model, vocab_size, bias=False)
-        if tie_word_embeddings:
-            self.lm_head.weight = self.backbone.embeddings.weight
-        self.tie_word_embeddings = tie_word_embeddings
-        self.residual_in_fp32 = residual_in_fp32
 
     def forward(
         self, input_ids: Tensor, state: RecurrentState | None = None, pack: Pack | None = None
@@ -177,29 +222,6 @@ class RecurrentLanguageModel(nn.Module):
             normed, stream = add_and_norm(update, stream, cast(Block, block).norm)
             update = cast(Block, block).mixer.step(normed, layer)
         return add_and_norm(update, stream, self.backbone.norm_f)[0]
-
-    def _stream(self, embedded: Tensor) -> Tensor:
-        """The residual stream that blocks add to: float32 where the config asks for it."""
-        return embedded.float() if self.residual_in_fp32 else embedded
-
-    def use(self, kernels: Choice) -> RecurrentLanguageModel:
-        """Run every layer's convolution and recurrence on these."""
-        for block in self.backbone.layers:
-            cast(Mixer, block.mixer).kernels = kernels
-        return self
-
-    def freeze(self) -> RecurrentLanguageModel:
-        """For inference: compute what depends on parameters alone, which must not change from now on."""
-        self.requires_grad_(False)
-        for block in self.backbone.layers:
-            mixer = cast(Mixer, block.mixer)
-            mixer.frozen = mixer.rates()
-        return self
-
-    def head(self, hidden: Tensor) -> Tensor:
-        """Logits (…, v) in float32 of hidden vectors (…, d): ask only for the positions that are scored."""
-        logits: Tensor = self.lm_head(hidden.to(self.lm_head.weight.dtype))
-        return logits.float()
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator | None = None) -> None:

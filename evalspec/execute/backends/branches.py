@@ -99,7 +99,7 @@ def branch(segments: Sequence[Segment], room: int, planes_of: Sequence[tuple[int
         for part in segment.chain():
             parts[id(part)] = part
             users.setdefault(id(part), []).append(row)
-    device = segments[0].planes[0].device
+    device = segments[0].planes[0].device if segments[0].planes else torch.device("cpu")  # no layer may attend
     # One stretch of segments that the same rows have read is one part.
     stretches: dict[tuple[int, int], list[Segment]] = {}
     private: list[list[Segment]] = [[] for _ in segments]

@@ -44,7 +44,7 @@ class Segment:
     @property
     def tokens(self) -> int:
         """Tokens of this span alone."""
-        return int(self.planes[0].shape[2])
+        return self.length - (0 if self.parent is None else self.parent.length)
 
     def chain(self) -> list[Segment]:
         """The segments from the sequence's first to this one."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,11 +20,13 @@ from evalspec.errors import BackendError
 from evalspec.execute.backends.device import DTYPES, device_of, dtype_of, end_tokens_of
 from evalspec.execute.backends.forking import Fed, ForkedState, ForkingModel
 from evalspec.execute.backends.graphs import GraphedSteps, Seated
+from evalspec.execute.backends.hybrid import HybridBackend
 from evalspec.models.card import Model
+from evalspec.models.original_format import HYBRID
 from evalspec.models.tokens import Tokenizer
 from evalspec.plan.forest import Tokens
 from evalspec.plan.pack import Pack
-from evalspec.ssm.checkpoints import load
+from evalspec.ssm.checkpoints import load, load_hybrid
 from evalspec.ssm.kernels.choice import Choice, Kernels
 from evalspec.ssm.language_model import RecurrentLanguageModel
 from evalspec.ssm.state import LayerState, RecurrentState, select, stack
@@ -148,18 +151,19 @@ class NativeBackend(ForkingModel[PackedState, RecurrentState | Seated]):
         return torch.stack(states).float().cpu().numpy()
 
 
-def open_native(model: Model) -> NativeBackend:
-    """Load a Mamba or Mamba-2 checkpoint as its block asks. BackendError for kernels that cannot serve it here."""
+def open_native(model: Model) -> NativeBackend | HybridBackend:
+    """Load a Mamba, Mamba-2 or hybrid checkpoint as its block asks. BackendError for kernels that cannot serve it."""
     device, block = device_of(model), model.block
-    kernels = _kernels(model, device)
-    return NativeBackend(
-        load(model.directory, dtype=dtype_of(model, device), device=device),
-        model.tokenizer,
-        end_tokens=end_tokens_of(model),
-        batch_tokens=block.batch_tokens,
-        kernels=kernels,
-        state_dtype=DTYPES[block.state_dtype],
-    )
+    dtype, kernels = dtype_of(model, device), _kernels(model, device)
+    settings: dict[str, Any] = {
+        "end_tokens": end_tokens_of(model),
+        "batch_tokens": block.batch_tokens,
+        "kernels": kernels,
+        "state_dtype": DTYPES[block.state_dtype],
+    }
+    if model.type == HYBRID:
+        return HybridBackend(load_hybrid(model.directory, dtype=dtype, device=device), model.tokenizer, **settings)
+    return NativeBackend(load(model.directory, dtype=dtype, device=device), model.tokenizer, **settings)
 
 
 def _kernels(model: Model, device: torch.device) -> Choice:

@@ -10,16 +10,14 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-import numpy as np
 import torch
 import transformers
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from evalspec.errors import ModelError
-from evalspec.execute.backends import branches, kv, tree_attention
+from evalspec.execute.backends import branches, kv, paths, tree_attention
 from evalspec.execute.backends.forking import Fed
-from evalspec.execute.backends.spans import read_tokens
 from evalspec.execute.backends.way import Forward, Way
 from evalspec.plan.pack import Pack
 
@@ -79,37 +77,14 @@ class Tree(Way[kv.Segment, branches.Branches]):
         self, tokens: Tensor, pack: Pack, given: Sequence[kv.Segment | None], scored: Tensor, hidden: Tensor | None
     ) -> Fed[kv.Segment]:
         """The whole pack at once."""
-        device = self._forward.device
-        order, ranges = branches.path_of(given)
-        ends = read_tokens(pack, [0 if segment is None else segment.length for segment in given])
-        begins = np.repeat(np.asarray(ends) - pack.length - pack.start, pack.length)
-        position = torch.from_numpy(begins + np.arange(pack.tokens)).to(device)
-        past = None
-        if order:
-            planes = [
-                torch.cat([part.planes[group][place] for part in order], dim=1) for group, place in self._planes_of
-            ]
-            past = list(zip(planes[::2], planes[1::2], strict=True))
-        layout = tree_attention.lay_out(pack, ranges, position, branches.positions_of(order, device))
-        call = branches.PackPass(layout, past, [])
-        last = torch.from_numpy(pack.stop[pack.keep] - 1).to(device)
+        call, position, ends = paths.passing(pack, given, self._planes_of, self._forward.device)
+        last = torch.from_numpy(pack.stop[pack.keep] - 1).to(self._forward.device)
         with taking(call):
             logits, vectors = self._forward(tokens[None], {"position_ids": position[None]}, scored, last, hidden)
         if len(call.seen) != self._layers:
             name = type(self._forward.model).__name__
             raise ModelError(f"{name} calls attention {len(call.seen)} times for {self._layers} layers")
-        needed: set[int] = set()  # the kept segments and those on their paths
-        for number in pack.keep.tolist():
-            while number >= 0 and number not in needed:
-                needed.add(number)
-                number = int(pack.parent[number])
-        made: dict[int, kv.Segment] = {}
-        for number in sorted(needed):
-            above, begin, stop = (int(values[number]) for values in (pack.parent, pack.start, pack.stop))
-            flat = [plane[:, begin:stop] for layer in call.seen for plane in layer]
-            stacked = tuple(torch.stack([flat[at] for at in group]) for group in self._layout.planes)
-            made[number] = kv.Segment(stacked, made[above] if above >= 0 else given[-1 - above], ends[number])
-        return Fed(logits, vectors, [made[number] for number in pack.keep.tolist()])
+        return Fed(logits, vectors, paths.kept_segments(call, pack, given, ends, self._layout.planes))
 
     def gather(self, rows: Sequence[kv.Segment], room: int) -> branches.Branches:
         """What several rows have read stands once for them."""
