@@ -296,6 +296,8 @@ def _plan_id(
     add("spec", loaded.spec.name, limit)
     if loaded.spec.hypotheses:
         add("hypotheses", loaded.canonical["hypotheses"])
+    if loaded.spec.published:
+        add("published", loaded.canonical["published"])
     for block in sorted(compiler.rows):
         add("rows", block, compiler.rows[block].content_hash)
     for key in sorted(compiler.drafts):

@@ -196,8 +196,9 @@ def judging_metric(results: Results, task: str) -> str | None:
 
 
 def read_claims(connection: duckdb.DuckDBPyConnection, run: Run) -> list[Claim]:
-    """The hypotheses of a run's spec with their verdicts, in the spec's order; none before the run is done."""
-    order = list(_mapping(run.spec_text).get("hypotheses") or {})
+    """A spec's hypotheses and published figures with their verdicts, in its order; none before the run is done."""
+    spec = _mapping(run.spec_text)
+    order = [*(spec.get("hypotheses") or {}), *(spec.get("published") or {})]
     return claims_of(rows(connection, CLAIMS, run=run.run_id), order)
 
 

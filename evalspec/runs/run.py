@@ -35,6 +35,7 @@ from evalspec.runs.efficiency import Meter
 from evalspec.runs.measuring import run_measurements, speed_verdicts, still_missing, threads_of
 from evalspec.runs.progress import Progress, Quiet
 from evalspec.runs.provenance import git_commit, versions
+from evalspec.runs.published import published_rows
 from evalspec.runs.scoring import Answer, Row, cache_key, retrieval_rows, sample_row, score_rows
 from evalspec.runs.verdicts import verdict_rows
 from evalspec.spec import Cell, LoadedSpec
@@ -160,6 +161,7 @@ class _Work:
         writer.commit({"scores": votes(store, writer.run_id, plan)})
         writer.commit({"metrics": aggregates(store, writer.run_id)})
         writer.commit({"verdicts": verdict_rows(store, writer.run_id, plan)})
+        writer.commit({"verdicts": published_rows(store, writer.run_id, plan)})
         for one, points in missing:
             self.measured += run_measurements(one, points, threads_of(plan.measured), writer, self.progress)
         if missing:

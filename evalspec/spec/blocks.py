@@ -21,6 +21,7 @@ from evalspec.spec.metric import Metric
 from evalspec.spec.model import ModelBlock
 from evalspec.spec.needs import EVIDENCE_OF_KIND, METRICS, Kind
 from evalspec.spec.prompt import PromptBlock
+from evalspec.spec.published import PublishedBlock
 from evalspec.spec.retrieval import RetrievalBlock
 
 MAIN = "main"
@@ -235,6 +236,11 @@ class Spec(Block):
         BeforeValidator(lambda value: {} if value is None else value),
     ] = Field(default_factory=dict)
     """What you expect to find, by name: claims that the run judges by paired tests, and that its report begins with."""
+    published: Annotated[
+        dict[Annotated[str, Field(pattern=NAME)], PublishedBlock],
+        BeforeValidator(lambda value: {} if value is None else value),
+    ] = Field(default_factory=dict)
+    """What others published, by name: figures that the run's own values are held against, to within a tolerance."""
 
     @model_validator(mode="after")
     def _measured_models_are_there(self) -> Spec:

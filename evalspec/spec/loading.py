@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from evalspec.spec.grammar import dotted
 from evalspec.spec.hypotheses import Point, comparisons
 from evalspec.spec.params import scalar, short_names
 from evalspec.spec.problems import explain, in_order, nothing_asked
+from evalspec.spec.published import cells_of
 from evalspec.spec.source import Source, parse, read
 from evalspec.spec.sweep import axes
 from evalspec.spec.tree import from_python, kind
@@ -115,18 +117,24 @@ def _load(source: Source, folder: Path, path: Path | None, sets: Sequence[str], 
         canonical["measured"] = [one.cell_id for one in measured]
     if spec.hypotheses:
         canonical["hypotheses"] = {name: block.model_dump(mode="json") for name, block in spec.hypotheses.items()}
+    if spec.published:
+        canonical["published"] = {name: block.model_dump(mode="json") for name, block in spec.published.items()}
     return LoadedSpec(spec, cells, measured, start, path, dict(composed.texts), tuple(sets), canonical)
 
 
 def _unjudged(spec: Spec, cells: Sequence[Cell], composed: Composed) -> Iterator[Problem]:
-    """Hypotheses that no cells can judge."""
-    for name, block in spec.hypotheses.items():
+    """Hypotheses that no cells can judge, and published figures of none."""
+    at = points(cells)
+    judging: dict[tuple[str, str], Callable[[], object]] = {}
+    judging |= {("hypotheses", name): partial(comparisons, block, at) for name, block in spec.hypotheses.items()}
+    judging |= {("published", name): partial(cells_of, block, at) for name, block in spec.published.items()}
+    for path, judge in judging.items():
         try:
-            comparisons(block, points(cells))
+            judge()
         except ValueError as error:
-            node = composed.tree.at("hypotheses", name)
+            node = composed.tree.at(*path)
             assert node is not None
-            yield node.mark.problem(f"{dotted(('hypotheses', name))}: {error}")
+            yield node.mark.problem(f"{dotted(path)}: {error}")
 
 
 def points(cells: Sequence[Cell]) -> list[Point]:

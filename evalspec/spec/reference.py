@@ -24,6 +24,7 @@ from evalspec.spec.metric import MetricBlock
 from evalspec.spec.model import ModelBlock
 from evalspec.spec.needs import GENERATORS, METRICS, PLUGINS, RETRIEVERS, STEPS, ZOO
 from evalspec.spec.prompt import PromptBlock, ShotsBlock, StepsBlock
+from evalspec.spec.published import PublishedBlock
 from evalspec.spec.retrieval import ChunkBlock, RerankBlock, RetrievalBlock, SameBlock
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "language.md"
@@ -50,6 +51,7 @@ BLOCKS: tuple[tuple[str, type[Block]], ...] = (
     ("tasks.NAME.metrics[…]", MetricBlock),
     ("hypotheses.NAME", HypothesisBlock),
     ("hypotheses.NAME.better, hypotheses.NAME.than", SideBlock),
+    ("published.NAME", PublishedBlock),
     ("measure", MeasureBlock),
 )
 EVIDENCE = {

@@ -285,8 +285,10 @@ TABLES: dict[str, TableSchema] = {
                 Column("model_b", "VARCHAR", "the other one"),
                 Column("run_b", "VARCHAR", "the run of the other one; NULL: the same run"),
                 Column("value_a", "DOUBLE", "A's value over the shared samples"),
-                Column("value_b", "DOUBLE", "B's"),
-                Column("method", "VARCHAR", "McNemar, permutation, Student, or hierarchical for architectures"),
+                Column("value_b", "DOUBLE", "B's, or the published figure"),
+                Column(
+                    "method", "VARCHAR", "McNemar, permutation, Student, hierarchical for architectures, or published"
+                ),
                 Column("p_value", "DOUBLE", "two-sided"),
                 Column("p_holm", "DOUBLE", "corrected over the family: all comparisons of one task and metric"),
                 Column("family", "BIGINT", "comparisons in that family"),
