@@ -26,8 +26,10 @@ Interval = tuple[float, float]
 Draw = Callable[[int], tuple[Floats, Floats | None]]
 
 SIZES = (20, 50, 200)
-SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
-EXACT, GRADED, RATIO = (METRIC_FUNCTIONS.get(name) for name in ("exact_match", "token_f1", "perplexity"))
+SHARES = (0.01, 0.015, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
+EXACT, GRADED, ANY, RATIO = (
+    METRIC_FUNCTIONS.get(name) for name in ("exact_match", "token_f1", "log_loss", "perplexity")
+)
 
 
 def wilson(right: int, n: int) -> Interval:
@@ -101,7 +103,7 @@ def samplers(rng: np.random.Generator) -> Iterator[tuple[str, object, float, Dra
     yield "mean, uniform", GRADED, 0.5, lambda n: (rng.random(n), ones)
     yield "mean, skewed (beta 1, 3)", GRADED, 0.25, lambda n: (rng.beta(1, 3, n), ones)
     yield "mean, F1 of answers (60 % are 1, 20 % are 0)", GRADED, 0.7, answers
-    yield "mean, unbounded and very skewed (exponential)", GRADED, 1.0, lambda n: (rng.exponential(1, n), ones)
+    yield "mean, unbounded and very skewed (exponential)", ANY, 1.0, lambda n: (rng.exponential(1, n), ones)
     yield "ratio, loss a token of skewed lengths", RATIO, float(np.exp(2.0)), losses
 
 

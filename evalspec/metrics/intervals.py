@@ -7,12 +7,13 @@ the number of them, R = Σ a / Σ b; with m units and residuals r = a − R b, t
 weights (tokens, words, bytes) as b. For a metric of all samples together (BLEU, say) it is the jackknife's.
 
 Intervals, by what the scores are:
-- 0 or 1: the mid-p interval. For clustered scores it is taken at the effective sample size R (1 − R) / v · (t / t')²,
-  v being the variance by the jackknife over clusters, t and t' Student's quantiles for n − 1 and m − 1 (Korn and
-  Graubard 1998).
-- anything else: bootstrap over units, 2,000 resamples, percentiles expanded for small m (Hesterberg 2015, section 4).
-- a metric of all samples together: the same, the bootstrap's own bias taken off before the percentiles.
-- anything else with more than 2,000 units: R ± t · stderr, from which the bootstrap no longer differs.
+- 0 or 1: the mid-p interval (`proportions`). For clustered scores it is taken at the effective sample size
+  (`clusters`).
+- between 0 and 1: bootstrap over units, 2,000 resamples, percentiles expanded for small m (Hesterberg 2015, section 4).
+- any number, which may be very skewed: bootstrap over units by its own t (`studentised`).
+- a metric of all samples together: expanded percentiles, the bootstrap's own bias taken off before them.
+- fewer than 5 units, whose resamples are too few, or more than 2,000, from which on the bootstrap no longer differs:
+  R ± t · stderr.
 
 The same scores give the same numbers in any order: rows are sorted first, and resamples depend on m alone.
 """
@@ -23,6 +24,9 @@ import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from evalspec.metrics.clusters import effective_size
 from evalspec.metrics.outcome import Score
 from evalspec.metrics.proportions import proportion_interval
 from evalspec.metrics.registry import Floats, Metric
@@ -32,8 +36,12 @@ from evalspec.metrics.resampling import (
     expanded_percentiles,
     resample_counts,
     student_quantile,
+    studentised,
 )
 from evalspec.metrics.totals import numbered, sorted_rows, summed, terms, value_of
+
+FEWEST = 5
+"""With fewer units too many resamples are one unit over and over."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +85,8 @@ def aggregate(
         interval = _share_interval(a, b, estimate, n)
     elif stderr is None:
         interval = None
-    elif m <= BOOTSTRAP_UNITS:
-        interval = bootstrap_interval(a, b)
     else:
-        half = student_quantile(m - 1) * stderr
-        interval = (estimate - half, estimate + half)
+        interval = mean_interval(a, b, estimate, stderr, bounded=metric.values != "real")
     low, high = interval or (None, None)
     if exponential:
         value = _exp(estimate)
@@ -91,10 +96,20 @@ def aggregate(
     return Aggregate(estimate, stderr, low, high, n)
 
 
-def bootstrap_interval(a: Floats, b: Floats) -> tuple[float, float]:
-    """95 % interval of Σ a / Σ b over m ≥ 2 units (m,), by resampling units: expanded percentiles."""
-    counts = resample_counts(len(a))
-    return expanded_percentiles((counts @ a) / (counts @ b), float(a.sum() / b.sum()), len(a))
+def mean_interval(a: Floats, b: Floats, estimate: float, stderr: float, *, bounded: bool) -> tuple[float, float]:
+    """95 % interval of Σ a / Σ b over m ≥ 2 units (m,), by resampling units; `bounded`: all scores are from 0 to 1."""
+    m = len(a)
+    if m < FEWEST or m > BOOTSTRAP_UNITS:
+        half = student_quantile(m - 1) * stderr
+        low, high = estimate - half, estimate + half
+        return (max(low, 0.0), min(high, 1.0)) if bounded else (low, high)
+    counts = resample_counts(m)
+    resampled = (counts @ a) / (counts @ b)
+    if bounded:
+        return expanded_percentiles(resampled, estimate, m)
+    squares = counts @ (a * a) - 2 * resampled * (counts @ (a * b)) + resampled**2 * (counts @ (b * b))
+    errors = np.sqrt(m / (m - 1) * np.maximum(squares, 0.0)) / (counts @ b)
+    return studentised(resampled, errors, estimate, stderr)
 
 
 def ratio_stderr(a: Floats, b: Floats, estimate: float) -> float | None:
@@ -129,18 +144,12 @@ def _of_corpus(metric: Metric, units: Floats, n: int) -> Aggregate:
 
 
 def _share_interval(a: Floats, b: Floats, share: float, n: int) -> tuple[float, float] | None:
-    m, total = len(a), float(b.sum())
+    m = len(a)
     if m == n:
         return proportion_interval(share, n)
     if m < 2:
         return None  # one cluster of several samples says nothing of the spread between clusters
-    # The jackknife's residuals: with few clusters of unequal size the plain ones are too small.
-    residuals = (a - share * b) / (1 - b / total)
-    variance = (m - 1) / m * float(residuals @ residuals) / total**2
-    # Equal scores everywhere show no spread to take an effective size from; then each unit counts once.
-    effective = share * (1 - share) / variance if variance > 0 else m
-    effective *= (student_quantile(n - 1) / student_quantile(m - 1)) ** 2
-    return proportion_interval(share, min(float(n), effective))
+    return proportion_interval(share, effective_size(a, b))
 
 
 def _exp(exponent: float) -> float:

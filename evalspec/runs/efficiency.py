@@ -1,7 +1,7 @@
 """What each cell cost, from what its model cost: tokens and seconds of a shared forest attributed to its users.
 
-A node's tokens are split equally among the distinct cells that use it, so sums over a run are the forest's totals.
-Shared rows say what a run cost; they compare nothing.
+A node's tokens, and an answer's, are split equally among the distinct cells that use it, so sums over a run are the
+forest's totals. Shared rows say what a run cost; they compare nothing.
 """
 
 from __future__ import annotations
@@ -57,6 +57,13 @@ class Meter:
         """Count what one result cost."""
         self.computed += computed
         self.seconds += seconds
+
+    def answered(self, users: Sequence[str], tokens: int, request: int) -> None:
+        """Split an answer's tokens equally among the distinct cells that use it; what is left over goes round."""
+        cells = sorted(set(users))
+        for place in range(len(cells)):
+            whole, left = divmod(tokens, len(cells))
+            self.output[cells[(request + place) % len(cells)]] += whole + (place < left)
 
     def rows(self) -> list[dict[str, object]]:
         """One row a cell; sums over the cells are the model's totals so far."""

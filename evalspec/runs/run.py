@@ -268,8 +268,7 @@ def _answers(
         spared = decoding.max_tokens - result.output_tokens if decoding else 0
         progress.advance(result.computed_tokens, result.output_tokens, spared)
         users = waiting.pop(result.request, [])
-        if users:
-            meter.output[pending[users[0]].cell.cell_id] += result.output_tokens
+        meter.answered([pending[user].cell.cell_id for user in users], result.output_tokens, result.request)
         for number in users:
             missing[number] -= 1
             if not missing[number]:

@@ -73,10 +73,16 @@ def open_reading(
             connection.execute(f"SET allowed_paths = [{paths}]")
             connection.execute("SET enable_external_access = false")
             connection.execute("SET lock_configuration = true")
-    except duckdb.Error:
+    except duckdb.Error as error:
         connection.close()
         damaged = {s.path: trouble for s in segments if (trouble := verify(s))}
         if not damaged:
+            if lacking := _lacking(segments):
+                folder = segment_folder(database)
+                raise StoreError(
+                    f"{lacking}, which this evalspec reads: another state of evalspec wrote it. "
+                    f"Move {database} and {folder} away, or give another store with --store"
+                ) from error
             raise
         reading = open_reading(database, tables=tables, without={*without, *damaged}, closed=closed)
         reading.problems += [f"{trouble}; left out" for trouble in damaged.values()]
@@ -137,7 +143,34 @@ def _check_version(connection: duckdb.DuckDBPyConnection, database: Path) -> boo
                 else f"Move it away: the next run builds it anew from the segments in {segment_folder(database)}"
             )
         )
+    has: dict[str, set[str]] = defaultdict(set)
+    for table, column in connection.execute(
+        "SELECT table_name, column_name FROM duckdb_columns() WHERE database_name = ?", [DATABASE]
+    ).fetchall():
+        has[table].add(column)
+    for schema in TABLES.values():
+        if missing := [name for name in schema.names if name not in has[schema.name]]:
+            raise StoreError(
+                f"{database}: its table `{schema.name}` lacks the column `{missing[0]}`, which this evalspec reads: "
+                f"another state of evalspec wrote it. Move it and {segment_folder(database)} away, or give another "
+                "store with --store"
+            )
     return True
+
+
+def _lacking(segments: Sequence[Segment]) -> str | None:
+    """The first file of these segments without a column that is read, in words; None if all have all."""
+    connection = start(threads=1)
+    try:
+        for segment in segments:
+            for name in (name for name in segment.files if name in TABLES):
+                source = f"read_parquet({quoted(segment.file(name))})"
+                has = {row[0] for row in connection.execute(f"DESCRIBE FROM {source}").fetchall()}
+                if missing := [column for column in TABLES[name].names if column not in has]:
+                    return f"{segment.file(name)}: lacks the column `{missing[0]}`"
+    finally:
+        connection.close()
+    return None
 
 
 def _merged(connection: duckdb.DuckDBPyConnection) -> dict[str, str]:

@@ -56,3 +56,18 @@ def test_sums_over_cells_are_the_forests_totals_and_every_distinct_token_is_comp
         assert distinct == pytest.approx(part.forest.distinct_tokens)
         assert computed == pytest.approx(part.forest.distinct_tokens), "each distinct token once"
         assert 8 <= output <= 8 * 4
+
+
+def test_an_answer_that_several_cells_share_is_split_among_them(tmp_path: Path) -> None:
+    """Two tasks ask the same: each cell has half of the generated tokens, and their sum is what was generated."""
+    ask = SPEC["tasks"]["ask"]
+    tasks = {"one": ask, "two": {**ask, "metrics": ["contains"]}}
+    spec = {"name": "shared", "models": {"mamba": {"weights": "zoo/mamba"}}, "tasks": tasks}
+    plan = compile_plan(load(spec, root=ROOT))
+    store = Store(tmp_path / "store.duckdb")
+    done = run(plan, store, tmp_path)
+    output = [row["output_tokens"] for row in store.rows("efficiency", done.run_id)]
+    assert len(output) == 2
+    assert abs(output[0] - output[1]) <= 8  # at most one token an answer, and those go round
+    assert 8 <= sum(output) <= 8 * 4
+    assert min(output) > 0

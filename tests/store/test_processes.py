@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 import subprocess
 import sys
 import threading
 import time
+import zlib
 from pathlib import Path
 
 import duckdb
@@ -15,6 +17,7 @@ import pytest
 
 from evalspec.errors import StoreError
 from evalspec.store import Store, query
+from evalspec.store.segments import MANIFEST
 
 WRITER = """
 import sys
@@ -246,6 +249,36 @@ def test_somebody_elses_database_and_another_schema_version_are_refused(store: S
         for ask in (store.connect, store.merge):
             with pytest.raises(StoreError, match=f"has schema version {version}.*{advice}"):
                 ask()
+
+
+def test_a_store_of_a_state_between_two_versions_is_refused_in_one_sentence(store: Store, begin, samples) -> None:
+    """Its version is this one's, and yet a column is missing: from the database, or from the files of its segments."""
+    writer = begin()
+    writer.commit({"samples": samples(0, 1)})
+    writer.finish()
+    file = next((store.folder / writer.run_id).glob("*/samples.parquet"))
+    with duckdb.connect() as connection:
+        connection.execute(f"CREATE TABLE kept AS SELECT * EXCLUDE (truncated_tokens) FROM '{file}'")
+        connection.execute(f"COPY kept TO '{file}' (FORMAT parquet)")
+    manifest = file.parent / MANIFEST
+    written = json.loads(manifest.read_text())
+    rows, _, _ = written["files"]["samples"]
+    written["files"]["samples"] = [rows, file.stat().st_size, zlib.crc32(file.read_bytes())]
+    manifest.write_text(json.dumps(written))
+    with pytest.raises(StoreError, match=r"samples.parquet: lacks the column `truncated_tokens`.*Move .* --store"):
+        store.connect()
+
+
+def test_a_database_that_lacks_a_column_is_refused_in_one_sentence(store: Store, begin) -> None:
+    begin().finish()
+    store.merge()
+    with duckdb.connect(str(store.path)) as database:
+        for view in database.execute("SELECT view_name FROM duckdb_views() WHERE NOT internal").fetchall():
+            database.execute(f"DROP VIEW {view[0]}")
+        database.execute("ALTER TABLE verdicts DROP COLUMN detectable")
+    for ask in (store.connect, store.merge):
+        with pytest.raises(StoreError, match=r"table `verdicts` lacks the column `detectable`.*Move .* --store"):
+            ask()
 
 
 def test_an_empty_file_becomes_a_store(store: Store, begin, samples) -> None:
