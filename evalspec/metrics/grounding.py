@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from evalspec.metrics.outcome import Outcome, Score
 from evalspec.metrics.registry import METRIC_FUNCTIONS, Metric
-from evalspec.metrics.text import normalise
+from evalspec.prompting.squad import normalise
 from evalspec.spec.needs import METRICS
 
 

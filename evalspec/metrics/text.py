@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from evalspec.metrics.outcome import Outcome, Score
 from evalspec.metrics.registry import METRIC_FUNCTIONS, Metric, Values
+from evalspec.prompting.squad import normalise
 from evalspec.spec.metric import MetricBlock
 from evalspec.spec.needs import METRICS
 
@@ -19,7 +20,6 @@ TextFunction = Callable[[str, Sequence[str]], float]
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _NO_DIGITS = str.maketrans("", "", string.digits)
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
 def of_output(values: Values) -> Callable[[TextFunction], TextFunction]:
@@ -38,19 +38,12 @@ def of_output(values: Values) -> Callable[[TextFunction], TextFunction]:
     return enter
 
 
-def normalise(text: str) -> str:
-    """Lower case, without ASCII punctuation, then without the words a, an, the; white space runs become one space.
-
-    Equals `normalize_answer` of the SQuAD evaluation (v1.1 and v2.0), whose order of steps matters: `a-the` is `athe`.
-    """
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split())
-
-
 def exact_match(prediction: str, targets: Sequence[str]) -> float:
     """1.0 when the prediction equals a target after SQuAD's normalisation, else 0.0.
 
     Equals `exact_match` of the SQuAD evaluation (and of `evaluate.load("squad")`, there in percent). Two texts that
-    normalisation empties are equal.
+    normalisation empties are equal. It leaves nothing of the letter A, an article, and takes the minus sign from −5;
+    `evalspec plan` names right answers that it spoils so, and `literal: true` compares them as they are.
 
     With `literal` or one of the `ignore_…` options the texts are compared as they are, but for what these leave out:
     the `exact_match` of `evaluate.load("exact_match")` and of lm-evaluation-harness 0.4. First go the matches of

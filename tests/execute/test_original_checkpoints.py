@@ -19,12 +19,19 @@ from evalspec.models.architectures import architecture_of
 from evalspec.models.card import find_model, zoo_folder
 from evalspec.models.cost import Cost
 from evalspec.models.original_format import translated
+from evalspec.models.tokens import Tokenizer
+from evalspec.plan.compile import compile_plan
 from evalspec.plan.forest import Decoding
+from evalspec.plan.price import plan_json
+from evalspec.runs.run import run
+from evalspec.spec import load
 from evalspec.spec.model import ModelBlock
 from evalspec.ssm import checkpoints
+from evalspec.store import Store
 from tests.execute.test_backends import Letters, generate, sequences, whole_span
 from tests.ssm.original_checkpoints import CONFIGS, CONVOLVED, HYBRIDS, padded, reference, shapes, write
 
+ROOT = Path(__file__).parents[2]
 Case = tuple[Any, dict[str, Any], dict[str, torch.Tensor]]
 
 
@@ -193,3 +200,33 @@ def test_what_is_not_run_is_refused_by_its_name(tmp_path: Path, change: dict[str
     with pytest.raises(ModelError) as raised:
         find_model("m", block, tmp_path)
     assert said in str(raised.value) and "config.json" in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["mamba2attn", "transformerpp"])
+def test_a_spec_plans_and_runs_them_and_shares_what_prompts_share(name: str, tmp_path: Path) -> None:
+    write(name, tmp_path / "model", vocab_size=len(Tokenizer(str(zoo_folder() / "mamba")).inner))
+    labels = {
+        "data": {"generate": "world.labels", "count": 24, "seed": 5},
+        "prompt": {
+            "template": "prompts/labels.jinja", "target": "{{ label }}", "choices": "{{ options }}", "shots": 3,
+        },
+        "metrics": ["accuracy"],
+    }  # fmt: skip
+    records = {
+        "data": {"generate": "world.records", "count": 4, "seed": 11},
+        "prompt": {"template": "prompts/records.jinja", "target": "{{ value }}"},
+        "decode": {"max_tokens": 3},
+        "metrics": ["exact_match"],
+    }
+    block = {"weights": str(tmp_path / "model"), "tokenizer": "zoo/mamba"}
+    spec = {"name": "original", "models": {"m": block}, "tasks": {"labels": labels, "records": records}}
+    plan = compile_plan(load(spec, root=ROOT))
+    (price,) = plan_json(plan)["models"]
+    assert price["sharing"] > 1.5 and price["flops"] > 0 and price["kv_bytes"] > 0
+    store = Store(tmp_path / "store.duckdb")
+    done = run(plan, store, tmp_path)
+    assert store.rows("runs", done.run_id)[0]["status"] == "finished"
+    computed = sum(row["computed_tokens"] for row in store.rows("efficiency", done.run_id))
+    assert computed == pytest.approx(price["distinct_tokens"])
+    (one,) = [s for s in store.rows("samples", done.run_id) if s["choices"]][:1]
+    assert all(np.isfinite(one["logprobs"]))

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evalspec.metrics import METRIC_FUNCTIONS, Outcome, Score
-from evalspec.metrics.text import contains, exact_match, normalise, token_f1
+from evalspec.metrics.text import contains, exact_match, token_f1
+from evalspec.prompting.squad import normalise, spoiled
 
 answers = st.text(alphabet="aAn thecatsX.,'-—é0\n", max_size=12)
 
@@ -120,3 +121,11 @@ def test_each_of_several_wanted_answers_counts() -> None:
     assert contains_all.score(outcome) == Score(0.5)
     assert contains_all.score(Outcome(output="", targets=("a lute",))) == Score(0.0)
     assert contains_all.score(Outcome(targets=("lute",))) is None
+
+
+def test_right_answers_that_the_normalisation_spoils_are_named() -> None:
+    """It equals SQuAD's, so it stays what it is: `A` is an article, and punctuation goes."""
+    assert exact_match("", ["A"]) == exact_match("5", ["-5"]) == 1.0
+    assert spoiled(["Oslo", "A"]) == "leaves nothing of the right answer `A`"
+    assert spoiled([" -5.2 "]) == "takes the minus sign from the right answer `-5.2`"
+    assert spoiled(["A dog", "5", "3-5", "", "well-known"]) is None

@@ -224,3 +224,15 @@ def test_a_prompt_that_does_not_fit_is_cut_and_counted_or_refused(tmp_path: Path
     asked["tasks"]["ask"]["prompt"]["overflow"] = "error"
     with pytest.raises(PromptError, match="longer than the 30 that model transformer holds"):
         compile_plan(load(asked, root=tmp_path))
+
+
+def test_right_answers_that_squads_normalisation_spoils_are_named_with_what_compares_them_as_written(
+    tmp_path: Path,
+) -> None:
+    rows = [{**row, "answer": "A" if number == 0 else row["answer"]} for number, row in enumerate(ROWS)]
+    project(tmp_path, rows)
+    changes = {"prompt__shots": {"n": 1, "data": {"file": "rows.jsonl"}}}
+    table = plan_table(compiled(tmp_path, **changes))
+    assert "ask: `exact_match` compares as SQuAD does, which leaves nothing of the right answer `A`" in table
+    literal = {"metrics": [{"metric": "exact_match", "literal": True}]}
+    assert "compares as SQuAD does" not in plan_table(compiled(tmp_path, **changes, **literal))

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 import evalspec
-from evalspec.metrics.text import normalise
 from evalspec.plan.compile import Plan, compile_plan
+from evalspec.prompting.squad import normalise
 from evalspec.runs.run import run
 from evalspec.spec import load
 from evalspec.store import Store

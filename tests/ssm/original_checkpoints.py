@@ -105,9 +105,9 @@ def shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     return found | {"backbone.norm_f.weight": (d,), "lm_head.weight": (padded(config), d)}
 
 
-def write(name: str, directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def write(name: str, directory: Path, **changes: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """config.json and pytorch_model.bin with random weights, as `MambaLMHeadModel.save_pretrained` writes them."""
-    config, generator = CONFIGS[name], torch.Generator().manual_seed(5)
+    config, generator = {**CONFIGS[name], **changes}, torch.Generator().manual_seed(5)
     weights = {key: 0.25 * torch.randn(shape, generator=generator) for key, shape in shapes(config).items()}
     for key, tensor in weights.items():
         if "norm" in key:
