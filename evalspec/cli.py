@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evalspec import __version__
+from evalspec.arguments import address, positive
 from evalspec.errors import EvalspecError
 
 if TYPE_CHECKING:
@@ -99,19 +100,19 @@ def parser() -> argparse.ArgumentParser:
 
     sub = verb("plan", _plan, "compile a spec and show cells, tokens, sharing, memory and cost")
     spec_options(sub, many=False)
-    sub.add_argument("--limit", type=_positive, metavar="N", help="only the first N rows of each task")
-    sub.add_argument("--workers", type=_positive, metavar="N", help="say what the plan comes to on N workers")
+    sub.add_argument("--limit", type=positive, metavar="N", help="only the first N rows of each task")
+    sub.add_argument("--workers", type=positive, metavar="N", help="say what the plan comes to on N workers")
     sub.add_argument("--json", action="store_true", help="for machines")
 
     sub = verb("run", _run, "run specs, or go on where they were cut off, and write their reports")
     spec_options(sub, many=True)
     store_options(sub)
     sub.add_argument("--reports", type=Path, metavar="DIR", help="where reports go (default: beside the store)")
-    sub.add_argument("--limit", type=_positive, metavar="N", help="only the first N rows of each task")
+    sub.add_argument("--limit", type=positive, metavar="N", help="only the first N rows of each task")
     sub.add_argument("--fresh", action="store_true", help="compute everything again, whatever the store holds")
     sub.add_argument("--no-measure", action="store_true", help="leave out the spec's `measure` block")
     sub.add_argument(
-        "--ray", metavar="ADDRESS", nargs="?", const="local", type=_address,
+        "--ray", metavar="ADDRESS", nargs="?", const="local", type=address,
         help="spread each model over the GPUs of a Ray cluster: `auto` or its address (default: one of this machine's)",
     )  # fmt: skip
     sub.add_argument("--json", action="store_true", help="for machines")
@@ -160,18 +161,6 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--device", default="auto", help="of the self-test: auto, cpu, cuda, cuda:1 (default: auto)")
     sub.add_argument("--json", action="store_true", help="for machines")
     return top
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
-    return int(text)
-
-
-def _address(text: str) -> str:
-    if text.endswith((".yaml", ".yml")):
-        raise argparse.ArgumentTypeError(f"{text} is no address; let `--ray` stand behind the specs")
-    return text
 
 
 def _init(options: argparse.Namespace) -> int:

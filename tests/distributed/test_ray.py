@@ -15,15 +15,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
+import torch
+from numpy.typing import NDArray
+from transformers import AutoModelForCausalLM
 
 import evalspec
 from evalspec.cli import parser
 from evalspec.errors import BackendError, RunError
 from evalspec.execute.distributed.cluster import RayCluster
 from evalspec.models.card import zoo_folder
-from evalspec.plan.compile import Plan, compile_plan
+from evalspec.plan.compile import ModelPlan, Plan, compile_plan
 from evalspec.runs.progress import Quiet
 from evalspec.runs.run import run
 from evalspec.spec import load
@@ -163,6 +167,20 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def reference(part: ModelPlan, keys: list[Any], dtype: torch.dtype) -> NDArray[np.float64]:
+    """Log-probabilities of all targets of these samples by transformers' own forward pass, one request at a time."""
+    model = AutoModelForCausalLM.from_pretrained(part.model.directory, dtype=dtype).eval()
+    wanted = {sample.key: sample for sample in part.samples}
+    known: dict[Any, NDArray[np.float64]] = {}
+    for request in (request for key in keys for request in wanted[key].requests):
+        if request.key not in known:
+            with torch.inference_mode():
+                logits = model(torch.from_numpy(request.tokens.astype(np.int64))[None]).logits[0]
+            rows = logits.double().log_softmax(-1)[-len(request.targets) :]
+            known[request.key] = rows[range(len(request.targets)), list(request.targets)].numpy()
+    return np.concatenate([known[request.key] for key in keys for request in wanted[key].requests])
+
+
 def test_a_run_that_loses_a_worker_and_a_node_equals_a_plain_one(plain: Path, nodes: Nodes, tmp_path: Path) -> None:
     killer = Killer({"mamba2": nodes.kill_a_worker, "transformer": nodes.kill_a_node})
     finished = run(plan_of(), Store(tmp_path / "store.duckdb"), tmp_path, ray=nodes.address, progress=killer)
@@ -175,10 +193,19 @@ def test_a_run_that_loses_a_worker_and_a_node_equals_a_plain_one(plain: Path, no
 
     expected, got = rows(plain), rows(tmp_path)
     assert got[0].keys() == expected[0].keys()
-    for key, (texts, logprobs) in got[0].items():
+    for key, (texts, _) in got[0].items():
         assert texts == expected[0][key][0]
-        for ours, theirs in zip(logprobs, expected[0][key][1], strict=True):
-            assert ours == pytest.approx(theirs, abs=1e-5)
+    for part in plan_of().models:
+        keys = [sample.key for sample in part.samples if sample.requests[0].targets]
+        ours, theirs = (np.concatenate([np.concatenate(found[0][key][1]) for key in keys]) for found in (got, expected))
+        if part.model.name == "mamba2":
+            np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=0)
+            continue
+        # In float32 this checkpoint is further than 1e-5 from the truth, and from itself in other batches, with Ray or
+        # without. What a spread run may not do is add to that: the measure is transformers' own error in float32.
+        exact, single = (reference(part, keys, dtype) for dtype in (torch.float64, torch.float32))
+        assert np.abs(ours - exact).max() < 2 * np.abs(single - exact).max()
+        assert np.abs(ours - exact).mean() < 2 * np.abs(single - exact).mean()
     assert got[1].keys() == expected[1].keys()
     for key, (extracted, value) in got[1].items():
         assert extracted == expected[1][key][0]
