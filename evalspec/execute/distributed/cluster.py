@@ -18,7 +18,8 @@ from evalspec.errors import BackendError
 from evalspec.execute.distributed.engine import SpreadEngine
 from evalspec.execute.distributed.shipping import Asked
 from evalspec.execute.distributed.worker import Worker
-from evalspec.execute.opening import SMALL, open_backend
+from evalspec.execute.opening import SMALL
+from evalspec.execute.places import Here
 from evalspec.execute.protocols import Engine, ForkingBackend
 from evalspec.models.card import Model
 
@@ -69,9 +70,10 @@ class RayCluster:
     @contextmanager
     def open(self, model: Model, tokens: int) -> Iterator[ForkingBackend | Engine]:
         """A model on as many workers as there is room for, and as so many tokens, fed or generated, are worth."""
-        if model.backend == "server":  # nothing is computed here: one process asks as well as many
+        if model.served:  # nothing is computed here: one process asks as well as many
             self.say(f"  {model.name}: asked from here, since its server does the work")
-            yield open_backend(model)
+            with Here().open(model, tokens) as backend:
+                yield backend
             return
         placement = self._placement(model)
         actor = self.ray.remote(Worker).options(

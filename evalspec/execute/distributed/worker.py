@@ -30,8 +30,10 @@ class Worker:
     def open(self, asked: Asked) -> Opened | Trouble:
         """Load a model in place of the one before it."""
         from evalspec.execute.backends.memory import is_out_of_memory, release_memory
-        from evalspec.execute.opening import open_backend
+        from evalspec.execute.opening import close_backend, open_backend
 
+        if self.backend is not None:
+            close_backend(self.backend)
         self.backend, self.results = None, iter(())
         gc.collect()
         release_memory()
