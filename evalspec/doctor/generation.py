@@ -65,7 +65,7 @@ def _answer(name: str, device: torch.device, backend: str) -> tuple[str, list[in
     import numpy as np
 
     from evalspec.doctor.score_parity import shipped
-    from evalspec.execute.opening import open_backend
+    from evalspec.execute.opening import close_backend, open_backend
     from evalspec.execute.walk import walk
     from evalspec.plan.forest import Decoding, Request, build_forest
 
@@ -76,7 +76,10 @@ def _answer(name: str, device: torch.device, backend: str) -> tuple[str, list[in
     model = shipped(name, device, **keys)
     opened = open_backend(model)
     prompt = np.random.default_rng(0).integers(5, 1900, PROMPT_TOKENS).astype(np.int32)
-    (result,) = walk(build_forest([Request(prompt, (), Decoding(NEW_TOKENS))]), opened)
+    try:
+        (result,) = walk(build_forest([Request(prompt, (), Decoding(NEW_TOKENS))]), opened)
+    finally:
+        close_backend(opened)
     if result.error:
         raise RuntimeError(result.error)
     return opened.version, model.tokenizer.inner.encode(result.text or "", add_special_tokens=False)

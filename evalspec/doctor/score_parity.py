@@ -16,7 +16,7 @@ import transformers
 
 from evalspec.errors import EvalspecError, in_a_line
 from evalspec.execute.backends.memory import release_memory
-from evalspec.execute.opening import open_backend
+from evalspec.execute.opening import close_backend, open_backend
 from evalspec.execute.walk import walk
 from evalspec.models.card import Model, find_model, zoo_folder
 from evalspec.plan.forest import Request, build_forest
@@ -122,8 +122,11 @@ def scores(model: Model, asked: Sequence[Request]) -> np.ndarray[tuple[int], np.
     """Each request's log-probability, by a walk over their forest."""
     backend = open_backend(model)
     found = np.full(len(asked), np.nan)
-    for result in walk(build_forest(asked), backend):
-        found[result.request] = sum(result.logprobs)
+    try:
+        for result in walk(build_forest(asked), backend):
+            found[result.request] = sum(result.logprobs)
+    finally:
+        close_backend(backend)
     return found
 
 

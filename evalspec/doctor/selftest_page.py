@@ -9,7 +9,8 @@ from evalspec.tabular import table
 
 SEND = (
     "Send this page, or the file that `evalspec doctor --selftest --json > selftest.json` writes, as an issue of the\n"
-    "project: it fills this device's row in docs/rocm.md. It names no machine and no user; reasons of failures may name paths."
+    "project: it fills this device's row in docs/rocm.md. It names no machine and no user; reasons of failures may\n"
+    "name paths."
 )
 
 
