@@ -47,6 +47,8 @@ class Size:
     past: int
     rows: int
     step_check_rows: int = 3
+    budget: float = 0.5
+    """Seconds for the calls that a time is taken from."""
 
 
 GPU_SIZE = Size(LARGE, trunk=1500, questions=100, past=512, rows=256)
@@ -80,7 +82,10 @@ def size_on(device: torch.device) -> Size:
 def kernel_trials(
     device: torch.device, copy: float, gemm: Mapping[torch.dtype, float], size: Size | None = None
 ) -> Iterator[Trial]:
-    """Try every kernel in every form that this device has; a form that is not installed is left out."""
+    """Try every kernel in every form that this device has; a form that is not installed is left out.
+
+    Args: copy, the device's bytes a second · gemm, its operations a second, by precision.
+    """
     size = size or size_on(device)
     checked_in = (torch.float32, torch.bfloat16)
     timed_in = torch.bfloat16 if device.type == "cuda" else torch.float32
@@ -97,7 +102,7 @@ def kernel_trials(
         checked = [(dtype, list(checks(size, Draw(device, dtype), form))) for dtype in checked_in]
         for number, case in enumerate(_timed(size, Draw(device, timed_in), form)):
             pairs = [(dtype, *cases[number]) for dtype, cases in checked]
-            yield _trial(kernels, form, case, pairs, device, copy, gemm)
+            yield _trial(kernels, form, case, pairs, device, copy, gemm, size.budget)
 
 
 LOOSER = {"mamba_ssm": {torch.float32: 1e-3, torch.bfloat16: 3e-2}}
@@ -146,6 +151,7 @@ def _trial(
     device: torch.device,
     copy: float,
     gemm: Mapping[torch.dtype, float],
+    budget: float,
 ) -> Trial:
     errors: dict[str, float] = {}
     right, dtype = True, name_of(next(t.dtype for t in case.inputs.values() if isinstance(t, Tensor)))
@@ -155,7 +161,7 @@ def _trial(
                 errors[name_of(kind)] = error = error_of(small.run(kernels, small.fresh()), reference())
                 right &= error <= LOOSER.get(form, {}).get(kind, small.loose)
             given = case.fresh()
-            took = seconds(lambda: case.run(kernels, given), device)
+            took = seconds(lambda: case.run(kernels, given), device, budget=budget)
     except Exception as error:  # no compiler for this GPU, too little local memory, a fault: the row says it
         return Trial(case.name, form, errors, False, case.on, dtype, failure=in_a_line(error))
     rate = gemm.get(case.products)

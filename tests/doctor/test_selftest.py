@@ -38,7 +38,7 @@ CPU = torch.device("cpu")
 SMALL = Widths(
     "small", channels=16, state=8, conv=4, heads=2, head=8, dual_state=8, attention_heads=2, attention_head=16
 )
-SIZE = Size(SMALL, trunk=30, questions=2, past=9, rows=3)
+SIZE = Size(SMALL, trunk=30, questions=2, past=9, rows=3, budget=0.02)
 KERNELS = {
     "convolution", "selective scan", "SSD", "convolution, a step", "selective scan, a step", "SSD, a step", "attention",
 }  # fmt: skip
