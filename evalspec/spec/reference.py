@@ -21,7 +21,7 @@ from evalspec.spec.grammar import expected, slot_of
 from evalspec.spec.hypotheses import HypothesisBlock, SideBlock
 from evalspec.spec.measure import MeasureBlock
 from evalspec.spec.metric import MetricBlock
-from evalspec.spec.model import ModelBlock
+from evalspec.spec.model import ModelBlock, ServerBlock, VllmBlock
 from evalspec.spec.needs import GENERATORS, METRICS, PLUGINS, RETRIEVERS, STEPS, ZOO
 from evalspec.spec.prompt import PromptBlock, ShotsBlock, StepsBlock
 from evalspec.spec.published import PublishedBlock
@@ -36,6 +36,8 @@ BELOW = (
 BLOCKS: tuple[tuple[str, type[Block]], ...] = (
     ("the file", Spec),
     ("models.NAME", ModelBlock),
+    ("models.NAME.vllm", VllmBlock),
+    ("models.NAME.server", ServerBlock),
     ("tasks.NAME", TaskBlock),
     ("tasks.NAME.data", DataBlock),
     ("tasks.NAME.prompt", PromptBlock),

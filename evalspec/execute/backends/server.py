@@ -62,7 +62,7 @@ class ServerEngine:
         self.model, self.settings = model, settings_of(model.block)
         self.traffic = Traffic()
         self.client = self.traffic.wait(self._connected())
-        weakref.finalize(self, self.traffic.end, self.client)
+        self._leave = weakref.finalize(self, self.traffic.end, self.client)
         self.served = self.traffic.wait(who(self.client, model))
         self.way: Way | None = None
         """How continuations are scored, once some were."""
@@ -75,6 +75,10 @@ class ServerEngine:
     def identity(self) -> tuple[str, ...]:
         """Name, API and address: what its weights are it does not tell, so nothing is reused by it."""
         return (self.name, self.version, self.client.url, self.served.model)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._leave()
 
     def peak_memory(self) -> int | None:
         """Nothing is known of a server's memory."""
