@@ -11,12 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from little_server import LittleServer
-
-ROOT = Path(__file__).parents[2]
-WORLD = {"generate": "world.labels", "count": 48, "seed": 3}
-LABELS = {"template": "prompts/labels.jinja", "target": "{{ label }}", "choices": "{{ options }}", "shots": 5}
-QUESTIONS = {"generate": "world.questions", "count": 12, "seed": 3}
+from little_server import LittleServer, make_spec
 
 
 @pytest.fixture
@@ -36,22 +31,4 @@ def serve() -> Iterator[Callable[..., LittleServer]]:
 @pytest.fixture
 def spec() -> Callable[..., dict[str, Any]]:
     """A spec with these models: labels by choice, questions answered, unless other tasks are named."""
-
-    def make(models: dict[str, Any], *tasks: str) -> dict[str, Any]:
-        known: dict[str, Any] = {
-            "choose": {"data": WORLD, "prompt": LABELS, "metrics": ["accuracy"]},
-            "ask": {
-                "data": QUESTIONS,
-                "prompt": {"template": "Q: {{ question }}\nA:", "target": "{{ answer }}"},
-                "decode": {"max_tokens": 6, "stop": ["\n"]},
-                "metrics": ["exact_match"],
-            },
-            "read": {
-                "data": QUESTIONS,
-                "prompt": {"template": "Q: {{ question }}\nA:", "target": "{{ answer }}, says {{ question }}"},
-                "metrics": ["greedy", "target_perplexity"],
-            },
-        }
-        return {"name": "served", "models": models, "tasks": {name: known[name] for name in tasks or known}}
-
-    return make
+    return make_spec

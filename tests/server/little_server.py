@@ -18,6 +18,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -32,21 +33,30 @@ Fault = Callable[["_Handler"], None]
 """Answers a request wrongly, or not at all."""
 
 
+COMPUTING = threading.Lock()
+
+
+@cache
+def _loaded() -> tuple[Any, Tokenizer]:
+    folder = zoo_folder() / "transformer"
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), Tokenizer(str(folder))
+
+
 class LittleServer:
     """The zoo's Transformer at `url`. `faults` are used up one an answer (trials, of one token, are spared);
     `always` holds for all."""
 
     def __init__(self, dialect: str = "vllm", *, key: str | None = None) -> None:
         self.dialect, self.key = dialect, key
-        self.model = AutoModelForCausalLM.from_pretrained(zoo_folder() / "transformer", dtype=torch.float32)
-        self.tokenizer = Tokenizer(str(zoo_folder() / "transformer"))
+        self.model, self.tokenizer = _loaded()
         self.faults: deque[Fault] = deque()
         self.always: Fault | None = None
+        self.listed = True  # whether there is a list of models
         self.when: Callable[[dict[str, Any]], Fault | None] = lambda body: None
         self.seen: list[dict[str, Any]] = []
         self.paths: list[str] = []
         self.under_way = self.most_under_way = 0
-        self.lock, self.computing = threading.Lock(), threading.Lock()
+        self.lock = threading.Lock()
         self.port = 0
         self.start()
 
@@ -76,7 +86,7 @@ class LittleServer:
     @torch.inference_mode()
     def logits(self, ids: list[int]) -> torch.Tensor:
         """(t, v) float32."""
-        with self.computing:
+        with COMPUTING:
             logits: torch.Tensor = self.model(torch.tensor([ids])).logits[0].float()
         return logits
 
@@ -183,7 +193,7 @@ class _Handler(BaseHTTPRequestHandler):
             return cut(self)
         if not self._let_in():
             return None
-        if self.path == "/v1/models":
+        if self.path == "/v1/models" and self.serving.listed:
             owner = self.serving.dialect if self.serving.dialect in ("sglang", "llamacpp", "tgi") else "vllm"
             return self.say(200, {"data": [{"id": NAME, "owned_by": owner, "max_model_len": 8192}]})
         return self.say(404, {"error": {"message": "no such page"}})
@@ -218,6 +228,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, body: dict[str, Any]) -> None:
         serving = self.serving
+        if not self.path.startswith("/v1/"):
+            return self.say(404, {"error": {"message": "no such page"}})
         if body.get("model") != NAME:
             return self.say(404, {"error": {"message": f"The model `{body.get('model')}` does not exist."}})
         if self.path == "/v1/chat/completions":
@@ -234,6 +246,31 @@ class _Handler(BaseHTTPRequestHandler):
                 return self.say(422, {"error": "prompt: data did not match any variant of untagged enum Prompt"})
             prompt = serving.tokenizer.encode([prompt])[0]
         return self.say(200, serving.complete(body, prompt))
+
+
+# What is asked ----------------------------------------------------------------------------------------------------
+
+WORLD = {"generate": "world.labels", "count": 48, "seed": 3}
+LABELS = {"template": "prompts/labels.jinja", "target": "{{ label }}", "choices": "{{ options }}", "shots": 5}
+QUESTIONS = {"generate": "world.questions", "count": 12, "seed": 3}
+
+
+def make_spec(models: dict[str, Any], *tasks: str) -> dict[str, Any]:
+    known: dict[str, Any] = {
+        "choose": {"data": WORLD, "prompt": LABELS, "metrics": ["accuracy"]},
+        "ask": {
+            "data": QUESTIONS,
+            "prompt": {"template": "Q: {{ question }}\nA:", "target": "{{ answer }}"},
+            "decode": {"max_tokens": 6, "stop": ["\n"]},
+            "metrics": ["exact_match"],
+        },
+        "read": {
+            "data": QUESTIONS,
+            "prompt": {"template": "Q: {{ question }}\nA:", "target": "{{ answer }}, says {{ question }}"},
+            "metrics": ["greedy", "target_perplexity"],
+        },
+    }
+    return {"name": "served", "models": models, "tasks": {name: known[name] for name in tasks or known}}
 
 
 # Faults ------------------------------------------------------------------------------------------------------------

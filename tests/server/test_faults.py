@@ -110,16 +110,16 @@ def test_a_request_that_hangs_is_given_up_after_its_time_and_the_others_go_on(
     serve: Serve, spec: Spec, tmp_path: Path
 ) -> None:
     server = serve()
-    made = spec({"there": server.block(server={"timeout": 1.0, "retries": 1})}, "ask")
+    made = spec({"there": server.block(server={"timeout": 2.0, "retries": 1})}, "ask")
     [part] = compile_plan(load(made, root=ROOT)).models
     slow = part.forest.requests[0].tokens.tolist()
-    server.when = lambda body: hang(5) if body["prompt"] == slow and body["max_tokens"] > 1 else None
+    server.when = lambda body: hang(60) if body["prompt"] == slow and body["max_tokens"] > 1 else None
     began = time.perf_counter()
     finished = go(made, tmp_path)
-    assert time.perf_counter() - began < 5
+    assert time.perf_counter() - began < 50
     assert finished.failed == 1
     [error] = [error for _, _, error in samples(tmp_path) if error]
-    assert error == f"{server.url} gave no answer within 1 s (asked 2 times)"
+    assert error == f"{server.url} gave no answer within 2 s (asked 2 times)"
 
 
 def test_what_one_prompt_cannot_have_is_not_asked_twice(serve: Serve, spec: Spec, tmp_path: Path) -> None:
@@ -144,6 +144,17 @@ def test_a_model_that_the_server_does_not_have_is_named_with_those_that_it_has(
     with pytest.raises(RunError, match=r"answered 404: The model `other` does not exist\. Is `url` right") as found:
         go(spec({"there": server.block(weights="other")}, "ask"), tmp_path / "b")
     assert len(server.seen) == 1, str(found.value)
+
+
+def test_a_server_without_a_list_of_models_serves_as_well_and_a_wrong_address_is_found_out(
+    serve: Serve, spec: Spec, tmp_path: Path
+) -> None:
+    server = serve()
+    server.listed = False
+    assert go(spec({"there": server.block()}, "choose", "ask"), tmp_path).failed == 0
+    wrong = server.block(url=server.url.replace("/v1", "/api"))
+    with pytest.raises(RunError, match=r"answered 404: no such page\. Is `url` right \(most end in /v1\)"):
+        go(spec({"there": wrong}, "ask"), tmp_path / "wrong")
 
 
 def test_no_server_at_all_is_said_in_a_sentence(spec: Spec, tmp_path: Path) -> None:
@@ -293,9 +304,9 @@ def test_a_block_that_says_what_no_server_can_hear_is_refused(spec: Spec, keys: 
 
 @pytest.fixture
 def slow(serve: Serve) -> Iterator[LittleServer]:
-    """Takes ten seconds over each answer but the trial."""
+    """Takes a minute over each answer but the trial."""
     server = serve()
-    server.when = lambda body: hang(10) if body["max_tokens"] > 1 else None
+    server.when = lambda body: hang(60) if body["max_tokens"] > 1 else None
     yield server
 
 
@@ -323,7 +334,7 @@ def test_ctrl_c_ends_a_run_at_once_though_the_server_says_nothing(
     began = time.perf_counter()
     running.send_signal(signal.SIGINT)
     _, said = running.communicate(timeout=30)
-    assert time.perf_counter() - began < 5
+    assert time.perf_counter() - began < 20
     assert running.returncode == 1
     assert "interrupted; what was finished is kept" in said
     assert "Traceback" not in said

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from little_server import LittleServer
+from little_server import LittleServer, make_spec
 
 from evalspec.errors import BackendError
 from evalspec.execute.backends.server import ServerEngine
@@ -35,16 +35,22 @@ def results(part: ModelPlan) -> tuple[dict[Any, Result], Any]:
     return {requests[result.request].key: result for result in walk(part.forest, backend)}, backend
 
 
+@pytest.fixture(scope="module")
+def ours() -> dict[Any, Result]:
+    """What the model in this process says to both tasks."""
+    [local] = plans(make_spec({"here": LOCAL}, "choose", "read"))
+    return results(local)[0]
+
+
 WAYS = [("vllm", "auto", "named"), ("vllm", "forced", "forced"), ("vllm", "echo", "echo"), ("sglang", "auto", "echo")]
 
 
 @pytest.mark.parametrize(("dialect", "asked", "taken"), [*WAYS, ("llamacpp", "auto", "forced")])
 def test_scores_are_the_models_own_to_the_last_token(
-    serve: Serve, spec: Spec, dialect: str, asked: str, taken: str
+    serve: Serve, spec: Spec, ours: dict[Any, Result], dialect: str, asked: str, taken: str
 ) -> None:
     server = serve(dialect)
-    local, served = plans(spec({"here": LOCAL, "there": server.block(server={"scoring": asked})}, "choose", "read"))
-    ours, _ = results(local)
+    [served] = plans(spec({"there": server.block(server={"scoring": asked})}, "choose", "read"))
     theirs, engine = results(served)
     assert isinstance(engine, ServerEngine)
     assert isinstance(engine, Engine)

@@ -6,7 +6,7 @@
     late answers, no JSON, JSON of another   chance, so that many clients do not come back together; or when the server
     shape, no connection                     says (`Retry-After`, RFC 9110 section 10.2.3: seconds or a date)
     400, 409, 413, 422 …                     this request cannot be had: `RequestFailed`
-    401, 403, 404, 3xx                       none can be had: BackendError
+    401, 403, 404, 3xx                       none can be had: `Refused`
 
 The key goes into one header and nowhere else; what a server says is shown without it.
 """
@@ -44,6 +44,14 @@ class RequestFailed(Exception):
     def __init__(self, said: str, *, passing: bool) -> None:
         super().__init__(said)
         self.passing = passing
+
+
+class Refused(BackendError):
+    """No request can be had, with the status that the server answered and what to correct."""
+
+    def __init__(self, said: str, code: int) -> None:
+        super().__init__(said)
+        self.code = code
 
 
 class Malformed(Exception):
@@ -87,7 +95,7 @@ class Client:
         """Post a body to a path below the server's address (GET where there is none); what `read` makes of the answer.
 
         `read` raises Malformed for an answer that lacks what it looks for, and the request is sent again.
-        Raises RequestFailed, or BackendError where no other request can succeed either.
+        Raises RequestFailed, or Refused where no other request can succeed either.
         """
         most = self.settings.retries if retries is None else retries
         for number in range(most + 1):
@@ -164,7 +172,7 @@ class Client:
             advice = (
                 f"the server has moved to {self._safe(response.headers.get('location', 'elsewhere'))}; correct `url`"
             )
-        return BackendError(f"models.{self.name}: {told.rstrip('.')}. {advice[0].upper()}{advice[1:]}")
+        return Refused(f"models.{self.name}: {told.rstrip('.')}. {advice[0].upper()}{advice[1:]}", code)
 
     def _safe(self, text: str) -> str:
         """A server's words without the key, should it repeat it."""

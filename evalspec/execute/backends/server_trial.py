@@ -14,7 +14,7 @@ from typing import Any
 from evalspec.errors import BackendError
 from evalspec.execute.backends.server_answers import Position, Spent
 from evalspec.execute.backends.server_generation import Served
-from evalspec.execute.backends.server_http import Client, Malformed, RequestFailed
+from evalspec.execute.backends.server_http import Client, Malformed, Refused, RequestFailed
 from evalspec.execute.backends.server_scoring import (
     CACHE_BLOCK,
     Told,
@@ -46,8 +46,10 @@ async def who(client: Client, model: Model) -> Served:
         if not problem.passing:  # it answers, and has no list
             return Served(wanted)
         raise BackendError(f"models.{model.name}: {problem}. Start the server, or correct `url`") from None
-    if isinstance(listed, BackendError):
-        raise listed
+    except Refused as problem:
+        if problem.code == 404:  # the same; or `url` is wrong, which the first request will show
+            return Served(wanted)
+        raise
     for one in listed:
         if one.get("id") == wanted:
             longest = one.get("max_model_len")
