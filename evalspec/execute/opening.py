@@ -22,11 +22,11 @@ def open_backend(model: Model, *, alone: int | None = None) -> ForkingBackend | 
     `alone`: CPU threads, for timing; an engine then answers nothing from a cache. `close_backend` when it is done.
     """
     if model.served:
-        from evalspec.execute.backends.server import open_server
+        from evalspec.execute.backends.server.engine import open_server
 
         return open_server(model)
     if model.backend == "vllm":
-        from evalspec.execute.backends.vllm import open_vllm
+        from evalspec.execute.backends.vllm.opening import open_vllm
 
         threads = alone or int(os.environ.get("OMP_NUM_THREADS") or threads_for([model]))
         return open_vllm(model, threads=threads, prefix_caching=alone is None)

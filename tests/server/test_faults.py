@@ -22,7 +22,7 @@ from little_server import LittleServer, cut, cut_in_the_middle, hang, no_choices
 import evalspec
 from evalspec.cli import main
 from evalspec.errors import RunError, SpecError
-from evalspec.execute.backends.server_http import retry_after
+from evalspec.execute.backends.server.http import retry_after
 from evalspec.execute.opening import open_backend
 from evalspec.execute.walk import walk
 from evalspec.plan.compile import compile_plan

@@ -11,7 +11,7 @@ import pytest
 from little_server import LittleServer, make_spec
 
 from evalspec.errors import BackendError
-from evalspec.execute.backends.server import ServerEngine
+from evalspec.execute.backends.server.engine import ServerEngine
 from evalspec.execute.opening import open_backend
 from evalspec.execute.protocols import Engine, Result
 from evalspec.execute.walk import walk

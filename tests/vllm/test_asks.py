@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evalspec.execute.backends.vllm_asks import MOST_TOKENS, STEP_COST, Ask, asks_of, warmed
-from evalspec.execute.backends.vllm_queue import Queue
+from evalspec.execute.backends.vllm.asks import MOST_TOKENS, STEP_COST, Ask, asks_of, warmed
+from evalspec.execute.backends.vllm.queue import Queue
 from evalspec.plan.forest import Decoding, Request, build_forest
 
 

@@ -199,7 +199,7 @@ def test_what_is_computed_is_counted(engine: Any) -> None:
 
 def test_scores_from_the_cache_are_those_of_prompt_logprobs(engine: Any) -> None:
     """The same requests put to vLLM the other way, which reads no cache."""
-    from evalspec.execute.backends.vllm_asks import Ask
+    from evalspec.execute.backends.vllm.asks import Ask
 
     forest = choices(4)
     ours = answers(forest, engine)

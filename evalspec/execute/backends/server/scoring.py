@@ -11,7 +11,7 @@ Three ways, each of which some servers have:
 The first two read the server's prefix cache; prompt log-probabilities bypass it (vLLM: by design). They feed the tokens
 behind the last whole block of the cache again, so that echo is cheaper where a continuation is long (`Way.echo`).
 
-None of them is believed: server_trial.py holds what each one says against the server's own list of likeliest tokens.
+None of them is believed: trial.py holds what each one says against the server's own list of likeliest tokens.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from evalspec.execute.backends.server_answers import Position, Spent, choice_of, positions_of, spent_of
-from evalspec.execute.backends.server_generation import Served
-from evalspec.execute.backends.server_http import Malformed
+from evalspec.execute.backends.server.answers import Position, Spent, choice_of, positions_of, spent_of
+from evalspec.execute.backends.server.generation import Served
+from evalspec.execute.backends.server.http import Malformed
 from evalspec.plan.forest import Forest
 
 MOST_NAMED = 128

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from evalspec.execute.backends.server_answers import Spent, choice_of, spent_of, text_of
-from evalspec.execute.backends.server_http import RequestFailed
+from evalspec.execute.backends.server.answers import Spent, choice_of, spent_of, text_of
+from evalspec.execute.backends.server.http import RequestFailed
 from evalspec.execute.walk import stream_of
 from evalspec.models.tokens import Tokenizer
 from evalspec.plan.forest import Request

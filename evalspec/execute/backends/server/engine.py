@@ -1,8 +1,8 @@
 """An OpenAI-compatible server as an engine: vLLM, SGLang, llama.cpp, TGI, or a service behind the same API.
 
-    forest ──► calls, in its order ──► a few at a time over HTTP (server_traffic, server_http) ──► results as they come
-                 generation: server_generation.py
-                 scoring:    server_scoring.py, by a way that a trial found right (server_trial.py)
+    forest ──► calls, in its order ──► a few at a time over HTTP (traffic, http) ──► results as they come
+                 generation: generation.py
+                 scoring:    scoring.py, by a way that a trial found right (trial.py)
 
 A request that cannot be answered is a result with an error, and the others go on; a server that is gone ends the run.
 """
@@ -18,13 +18,13 @@ from functools import partial
 from typing import Any
 
 from evalspec.errors import BackendError
-from evalspec.execute.backends import server_scoring
-from evalspec.execute.backends.server_answers import Spent
-from evalspec.execute.backends.server_generation import Written, generation, written
-from evalspec.execute.backends.server_http import Client, RequestFailed
-from evalspec.execute.backends.server_scoring import Told, Way
-from evalspec.execute.backends.server_traffic import Traffic
-from evalspec.execute.backends.server_trial import find_way, too_long, who
+from evalspec.execute.backends.server import scoring
+from evalspec.execute.backends.server.answers import Spent
+from evalspec.execute.backends.server.generation import Written, generation, written
+from evalspec.execute.backends.server.http import Client, RequestFailed
+from evalspec.execute.backends.server.scoring import Told, Way
+from evalspec.execute.backends.server.traffic import Traffic
+from evalspec.execute.backends.server.trial import find_way, too_long, who
 from evalspec.execute.protocols import NOT_A_NUMBER, Result
 from evalspec.models.card import Model
 from evalspec.models.served import settings_of
@@ -38,7 +38,7 @@ class _Call:
     """One HTTP request: for a generation (`number`), or for positions of continuations (`scoring`)."""
 
     number: int = -1
-    scoring: server_scoring.Call | None = None
+    scoring: scoring.Call | None = None
 
 
 @dataclass(eq=False)
@@ -125,7 +125,7 @@ class ServerEngine:
     def _calls(self, forest: Forest) -> Iterator[_Call]:
         """All requests to the server: scoring, then generation, each in the forest's order."""
         if self.way is not None:
-            for call in server_scoring.calls(forest, self.served, self.way):
+            for call in scoring.calls(forest, self.served, self.way):
                 yield _Call(scoring=call)
         for number in sorted(range(len(forest.requests)), key=lambda number: int(forest.leaf[number])):
             if forest.requests[number].decoding:

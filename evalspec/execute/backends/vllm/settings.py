@@ -9,8 +9,8 @@ from vllm import SamplingParams
 from vllm.inputs.engine import tokens_input
 from vllm.sampling_params import RequestOutputKind
 
-from evalspec.execute.backends.vllm_asks import Ask
-from evalspec.execute.backends.vllm_forced import KEY
+from evalspec.execute.backends.vllm.asks import Ask
+from evalspec.execute.backends.vllm.forced import KEY
 from evalspec.execute.walk import stream_of
 from evalspec.plan.forest import Request, Tokens
 

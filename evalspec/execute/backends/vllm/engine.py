@@ -16,10 +16,10 @@ from typing import Any
 
 from evalspec.errors import EvalspecError, RunError
 from evalspec.execute.backends.sampling import NO_TOKEN, Answer
-from evalspec.execute.backends.vllm_asks import Ask, asks_of
-from evalspec.execute.backends.vllm_queue import Queue
-from evalspec.execute.backends.vllm_settings import as_prompt, settings_of, timing_settings
-from evalspec.execute.backends.vllm_start import Started, reason, stop
+from evalspec.execute.backends.vllm.asks import Ask, asks_of
+from evalspec.execute.backends.vllm.queue import Queue
+from evalspec.execute.backends.vllm.settings import as_prompt, settings_of, timing_settings
+from evalspec.execute.backends.vllm.start import Started, reason, stop
 from evalspec.execute.protocols import NOT_A_NUMBER, DecodeRequest, Output, Result, Timed
 from evalspec.execute.walk import stream_of
 from evalspec.models.tokens import Tokenizer

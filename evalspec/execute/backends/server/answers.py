@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evalspec.execute.backends.server_http import Malformed
+from evalspec.execute.backends.server.http import Malformed
 
 PLACEHOLDER = "token_id:"
 

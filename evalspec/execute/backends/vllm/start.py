@@ -179,7 +179,7 @@ def _arguments(model: Model, block: VllmBlock, *, cpu: bool, eager: bool, cached
         "enable_prefix_caching": cached,
         "logprobs_mode": "raw_logprobs",
         "max_logprobs": 128,
-        "logits_processors": ["evalspec.execute.backends.vllm_forced:Forced"],
+        "logits_processors": ["evalspec.execute.backends.vllm.forced:Forced"],
         "generation_config": "vllm",  # nothing but what the spec says decides how an answer is decoded
         "use_tqdm_on_load": False,
         "seed": 0,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 
-from evalspec.execute.backends.vllm_asks import Ask
+from evalspec.execute.backends.vllm.asks import Ask
 
 MOST_OPEN = 64
 """Warm prefixes whose users are not all done."""

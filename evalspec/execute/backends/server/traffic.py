@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
 from evalspec.errors import RunError
-from evalspec.execute.backends.server_http import Client, RequestFailed
+from evalspec.execute.backends.server.http import Client, RequestFailed
 
 C = TypeVar("C")
 T = TypeVar("T")

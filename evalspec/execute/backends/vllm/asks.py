@@ -4,7 +4,7 @@ vLLM reads no cached prefix for a request that wants log-probabilities of its pr
 *generates*, each in the forest's order, where prompts that begin alike stand together:
 
     position   one token is generated, and the log-probabilities of all tokens wanted there are read: choices of a token
-    chain      the continuation's own tokens are generated, forced (vllm_forced.py), and their log-probabilities read
+    chain      the continuation's own tokens are generated, forced (forced.py), and their log-probabilities read
     prompt     log-probabilities of the prompt after all: where a chain would take more steps than feeding is worth
     generate   an answer
     warm       a prefix that others begin with, fed before them: where the engine keeps a recurrent model's states

@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from evalspec.errors import BackendError
-from evalspec.execute.backends.server_answers import Position, Spent
-from evalspec.execute.backends.server_generation import Served
-from evalspec.execute.backends.server_http import Client, Malformed, Refused, RequestFailed
-from evalspec.execute.backends.server_scoring import (
+from evalspec.execute.backends.server.answers import Position, Spent
+from evalspec.execute.backends.server.generation import Served
+from evalspec.execute.backends.server.http import Client, Malformed, Refused, RequestFailed
+from evalspec.execute.backends.server.scoring import (
     CACHE_BLOCK,
     Told,
     Way,
