@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from evalspec.store.schema import SCHEMA_VERSION, TABLES, VIEWS
+from evalspec.store.schema import SCHEMA_VERSION, TABLES
+from evalspec.store.views import VIEWS
 
 BEGIN, END = "<!-- reference: begin -->", "<!-- reference: end -->"
 

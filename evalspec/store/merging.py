@@ -19,8 +19,9 @@ from evalspec.store.reading import (
     same_key,
     segment_folder,
 )
-from evalspec.store.schema import SCHEMA_VERSION, TABLES, VIEWS
+from evalspec.store.schema import SCHEMA_VERSION, TABLES
 from evalspec.store.segments import Segment, list_segments, quoted, raise_if_interrupted, set_aside, sweep, verify
+from evalspec.store.views import VIEWS
 from evalspec.store.writer import RunLock
 
 if TYPE_CHECKING:

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from evalspec.errors import StoreError, suggest
 from evalspec.store.formats import Table
-from evalspec.store.schema import TABLES, VIEWS
+from evalspec.store.schema import TABLES
 from evalspec.store.segments import verify
 from evalspec.store.store import Store
+from evalspec.store.views import VIEWS
 
 if TYPE_CHECKING:
     import duckdb

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 from evalspec.errors import StoreError
 from evalspec.store.engine import start
-from evalspec.store.schema import SCHEMA_VERSION, TABLES, VIEWS, TableSchema
+from evalspec.store.schema import SCHEMA_VERSION, TABLES, TableSchema
 from evalspec.store.segments import Listing, Segment, list_segments, quoted, quoted_pattern, verify
+from evalspec.store.views import VIEWS
 from evalspec.store.writer import RunLock
 
 if TYPE_CHECKING:

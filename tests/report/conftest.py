@@ -16,7 +16,8 @@ import duckdb
 import pytest
 
 from evalspec.data.worlds.rows import passages, questions
-from evalspec.store.schema import TABLES, VIEWS
+from evalspec.store.schema import TABLES
+from evalspec.store.views import VIEWS
 
 RUN = "r-20261122-0930"
 MODELS = ("transformer", "mamba", "mamba2")

@@ -9,7 +9,8 @@ import pytest
 from evalspec.errors import StoreError
 from evalspec.store import Store, query
 from evalspec.store.documentation import with_reference
-from evalspec.store.schema import SCHEMA_VERSION, TABLES, VIEWS
+from evalspec.store.schema import SCHEMA_VERSION, TABLES
+from evalspec.store.views import VIEWS
 
 CONTRACT = {
     "runs": "run_id, spec_name, spec, plan_id, status, started_at, finished_at, evalspec_version, git_commit, host, "
