@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+# A shell starts what runs in its background with Ctrl-C ignored, and the tests that press it would wait for ever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CHROMIUM = os.environ.get("EVALSPEC_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = (

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -220,6 +221,7 @@ def _whole_line(file: str, line: int, source: str) -> Mark:
     return Mark(file, line, len(source) - len(source.lstrip()) + 1, len(source.strip()), source)
 
 
+@lru_cache(maxsize=1024)  # the points of a sweep repeat each other's templates
 def _syntax_error(text: str) -> tuple[int, str] | None:
     """The line (from 1) and the reason of a template's first syntax error."""
     import jinja2  # 50 ms, spent only where a template is to be parsed

@@ -58,7 +58,7 @@ def test_validate_takes_under_half_a_second_and_imports_no_torch() -> None:
 
 
 def test_all_specs_of_the_project_are_valid() -> None:
-    specs = sorted(ROOT.glob("specs/**/*.yaml"))
+    specs = sorted(path for path in ROOT.glob("specs/**/*.yaml") if not path.name.endswith(".part.yaml"))
     assert len(evalspec("validate", *specs).stdout.splitlines()) == len(specs) >= 2
 
 
