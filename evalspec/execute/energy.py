@@ -10,15 +10,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from evalspec.execute import meters as metering
 from evalspec.execute.meters import Meters
+from evalspec.execute.subjects import Subject
 from evalspec.plan.forest import Tokens
 from evalspec.plan.measurements import Point
-
-if TYPE_CHECKING:
-    from evalspec.execute.measuring import Subject
 
 ROOM = 1.25
 """Decoding is asked for so many times the tokens that should take long enough."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 from typing import Protocol
 
 from evalspec.execute.opening import close_backend, describe_device, open_backend
@@ -39,21 +38,3 @@ class Here:
     def describe(self, model: Model) -> str:
         """The device's name."""
         return describe_device(model.block.device)
-
-
-@contextmanager
-def place_of(ray: str | None, root: Path, say: Callable[[str], None]) -> Iterator[Place]:
-    """This process, or with `ray` (an address, `auto`, or `local` for a cluster of this run's own) a Ray cluster.
-
-    `root` is where relative paths of models start; `say` hears what happens to workers.
-    """
-    if ray is None:
-        yield Here()
-        return
-    from evalspec.execute.distributed.cluster import RayCluster
-
-    cluster = RayCluster(ray, root, say)
-    try:
-        yield cluster
-    finally:
-        cluster.close()

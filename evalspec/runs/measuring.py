@@ -14,10 +14,11 @@ from typing import Any
 import torch
 
 from evalspec.execute.backends.memory import release_memory
-from evalspec.execute.measuring import Measured, measure, subject_of
+from evalspec.execute.measuring import Measured, measure
 from evalspec.execute.meters import meters_of
 from evalspec.execute.opening import close_backend, describe_device, open_backend, threads_for
 from evalspec.execute.protocols import Engine
+from evalspec.execute.subjects import subject_of
 from evalspec.metrics.crossover import crossovers, verdict_rows
 from evalspec.plan.measurements import MeasurePlan, Point
 from evalspec.plan.price import state_bytes

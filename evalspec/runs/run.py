@@ -19,7 +19,8 @@ import yaml
 
 import evalspec
 from evalspec.errors import EvalspecError, RunError, StoreError, located
-from evalspec.execute.places import Place, place_of
+from evalspec.execute.distributed.cluster import place_of
+from evalspec.execute.places import Place
 from evalspec.execute.protocols import Engine, ForkingBackend, Result
 from evalspec.execute.walk import walk
 from evalspec.metrics.intervals import aggregate
@@ -77,7 +78,7 @@ def run(
     ray: str | None = None,
     progress: Progress | None = None,
 ) -> Finished:
-    """Run a plan to its end and write its report: in this process, or with `ray` on a Ray cluster (`places.place_of`).
+    """Run a plan to its end and write its report: in this process, or with `ray` on a Ray cluster (`cluster.place_of`).
 
     Resumes an unfinished run of the same plan and weights, computes nothing when a finished one has no failures, and
     reuses answers that earlier runs paid for; `fresh` forces all. What the spec's `measure` block asks is timed when

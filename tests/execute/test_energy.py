@@ -14,9 +14,10 @@ from types import SimpleNamespace
 import pytest
 
 from evalspec.execute import energy, measuring
-from evalspec.execute.measuring import ForkedAlone, Measured, Work, measure
+from evalspec.execute.measuring import Measured, measure
 from evalspec.execute.meters import ENERGY_SECONDS, ProcessMeters
 from evalspec.execute.opening import open_backend
+from evalspec.execute.subjects import ForkedAlone, Work
 from evalspec.models.card import find_model
 from evalspec.plan.forest import Tokens
 from evalspec.plan.measurements import Point

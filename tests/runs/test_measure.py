@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 
 from evalspec.execute import measuring
-from evalspec.execute.measuring import EngineAlone, ForkedAlone, measure
+from evalspec.execute.measuring import measure
 from evalspec.execute.meters import ProcessMeters, meters_of
 from evalspec.execute.opening import open_backend
 from evalspec.execute.protocols import Result
+from evalspec.execute.subjects import EngineAlone, ForkedAlone
 from evalspec.execute.walk import walk
 from evalspec.models.card import find_model
 from evalspec.plan.compile import Plan, compile_plan

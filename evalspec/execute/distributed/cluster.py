@@ -19,7 +19,7 @@ from evalspec.execute.distributed.engine import SpreadEngine
 from evalspec.execute.distributed.shipping import Asked
 from evalspec.execute.distributed.worker import Worker
 from evalspec.execute.opening import SMALL
-from evalspec.execute.places import Here
+from evalspec.execute.places import Here, Place
 from evalspec.execute.protocols import Engine, ForkingBackend
 from evalspec.models.card import Model
 
@@ -162,3 +162,19 @@ def _asked(model: Model, root: Path) -> Asked:
     folder = (root / Path(block.weights).expanduser()).resolve()
     named = model.directory.resolve() == folder  # else a hub id, or what is shipped with evalspec, wherever that is
     return Asked(model.name, block, root, model.weights_hash, folder if named else None)
+
+
+@contextmanager
+def place_of(ray: str | None, root: Path, say: Callable[[str], None]) -> Iterator[Place]:
+    """This process, or with `ray` (an address, `auto`, or `local` for a cluster of this run's own) a Ray cluster.
+
+    `root` is where relative paths of models start; `say` hears what happens to workers.
+    """
+    if ray is None:
+        yield Here()
+        return
+    cluster = RayCluster(ray, root, say)
+    try:
+        yield cluster
+    finally:
+        cluster.close()
