@@ -1,4 +1,4 @@
-"""Which kernels, and which precision of states, can serve a model: asked when a spec is compiled, before any GPU.
+"""Which kernels, and which precision, can serve a model: asked when a spec is compiled, before any GPU.
 
 What causal-conv1d and mamba-ssm take is read in the checks of their own code (1.6.2.post1 and 2.3.2.post1).
 """
@@ -17,13 +17,15 @@ MOST_STATE = 256
 
 
 def why_not(block: ModelBlock, backend: str, config: Mapping[str, Any]) -> str | None:
-    """Why a block's `kernels` or `state_dtype` cannot be had, naming the key; None when they can."""
+    """Why a block's `kernels`, `state_dtype` or `dtype` cannot be had, naming the key; None when they can."""
     for key, value, default in (
         ("kernels", block.kernels, "auto"),
         ("state_dtype", block.state_dtype, "float32"),
     ):
         if backend != "native" and value != default:
             return f"`{key}: {value}` belongs to `backend: native`; {block.weights} runs on {backend}"
+    if block.dtype == "float64" and backend != "transformers":
+        return f"`dtype: float64` needs `backend: transformers`; {block.weights} runs on {backend}"
     if block.kernels in ("triton", "mamba_ssm") and block.device == "cpu":
         return f"`kernels: {block.kernels}` runs on a GPU, not on `device: cpu`; say `auto`"
     if block.kernels == "mamba_ssm":

@@ -23,7 +23,7 @@ from evalspec.plan.stages import Bound, bounds
 from evalspec.prompting.squad import spoiled
 from evalspec.tabular import bytes_text, table
 
-DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+DTYPE_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 SHARE_OF_RATE = 0.25
 """Share of the matrix rate that small models reach on a CPU; larger ones reach more."""
 

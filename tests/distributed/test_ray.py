@@ -38,7 +38,11 @@ ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'eval
 ROOT = Path(__file__).parents[2]
 SPEC: dict[str, Any] = {
     "name": "spread",
-    "models": {"mamba2": {"weights": "zoo/mamba2"}, "transformer": {"weights": "zoo/transformer"}},
+    "models": {
+        "mamba2": {"weights": "zoo/mamba2"},
+        "transformer": {"weights": "zoo/transformer", "dtype": "float64"},
+        "transformer32": {"weights": "zoo/transformer"},
+    },
     "tasks": {
         "ask": {
             "data": {"generate": "world.questions", "count": 60, "seed": 3},
@@ -198,11 +202,12 @@ def test_a_run_that_loses_a_worker_and_a_node_equals_a_plain_one(plain: Path, no
     for part in plan_of().models:
         keys = [sample.key for sample in part.samples if sample.requests[0].targets]
         ours, theirs = (np.concatenate([np.concatenate(found[0][key][1]) for key in keys]) for found in (got, expected))
-        if part.model.name == "mamba2":
+        if part.model.name != "transformer32":
             np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=0)
             continue
         # In float32 this checkpoint is further than 1e-5 from the truth, and from itself in other batches, with Ray or
-        # without. What a spread run may not do is add to that: the measure is transformers' own error in float32.
+        # without: rounding the residual stream alone, and nothing within a layer, brings 1.3e-5. What a spread run may
+        # not do is add to transformers' own error in float32.
         exact, single = (reference(part, keys, dtype) for dtype in (torch.float64, torch.float32))
         assert np.abs(ours - exact).max() < 2 * np.abs(single - exact).max()
         assert np.abs(ours - exact).mean() < 2 * np.abs(single - exact).mean()

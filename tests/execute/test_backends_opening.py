@@ -210,3 +210,24 @@ def test_a_damaged_model_directory_is_an_error_that_names_it(
             (folder / file).write_text(damage % name if "%s" in damage else damage)
     with pytest.raises(ModelError, match=re.escape(name)):
         (open_transformers if name == "llama" else open_native)(model(tmp_path, name))
+
+
+def test_float64_forks_within_its_own_rounding(root: Path) -> None:
+    """The norms of transformers' Llama round to float32 in any precision: here they round the same numbers."""
+    exact = open_transformers(model(root, "llama", dtype="float64", device="cpu"))
+    tokens = np.arange(24, dtype=np.int32) % 30
+    with torch.inference_mode():
+        logits = exact.model(torch.from_numpy(tokens.astype(np.int64))[None]).logits[0]
+    assert logits.dtype == torch.float64
+    expected = logits.log_softmax(-1)[range(12, 23), tokens[13:]]
+    (first,) = exact.extend([Span(tokens[:12], keep=True)])
+    assert isinstance(first.state, ForkedState)
+    (second,) = exact.extend([Span(tokens[12:], first.state, np.arange(11), tokens[13:].astype(np.int64))])
+    # What is stored is float32, so that the last digits of a float32 are all that may differ.
+    np.testing.assert_allclose(second.logprobs, expected.numpy(), rtol=2**-22, atol=0)
+
+
+def test_float64_is_the_transformers_backends_alone(root: Path) -> None:
+    with pytest.raises(BackendError, match="`dtype: float64` needs `backend: transformers`; mamba runs on native"):
+        model(root, "mamba", dtype="float64")
+    assert model(root, "mamba", dtype="float64", backend="transformers").backend == "transformers"

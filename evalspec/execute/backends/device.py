@@ -9,7 +9,7 @@ import torch
 from evalspec.errors import BackendError, ModelError
 from evalspec.models.card import Model
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def device_of(model: Model) -> torch.device:

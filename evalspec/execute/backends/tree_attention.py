@@ -148,12 +148,13 @@ def attend(
     Returns: (H, t, D).
     """
     # Keys and values of different size: the kernel came out wrong on an H200 for some (96 and 16, say).
-    if query.is_cuda and query.shape[-1] == values.shape[-1] and _triton_is_here():
+    narrow = query.dtype != torch.float64
+    if query.is_cuda and narrow and query.shape[-1] == values.shape[-1] and _triton_is_here():
         from evalspec.execute.backends.tree_attention_triton import tree_attention_triton
 
         return tree_attention_triton(query, keys, values, past, layout, scoring)
     output = torch.empty(*query.shape[:2], values.shape[-1], dtype=query.dtype, device=query.device)
-    total = torch.empty(query.shape[:2], dtype=torch.float32, device=query.device)  # log-sum-exp
+    total = torch.empty(query.shape[:2], dtype=_wide(query.dtype), device=query.device)  # log-sum-exp
     position = layout.position
     for begin, end in layout.trunks:
         rows = slice(begin, end)
@@ -202,11 +203,16 @@ def beyond(window: int | None, rows: Tensor, columns: Tensor) -> Tensor | None:
     return torch.zeros(distance.shape, device=rows.device).masked_fill_(distance >= window, FAR)[None, None]
 
 
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """The precision of sums over what is `dtype`."""
+    return torch.promote_types(dtype, torch.float32)
+
+
 def with_sinks(output: Tensor, total: Tensor, scoring: Scoring) -> Tensor:
     """The output after each head's sink, if it has one, took its share of the softmax."""
     if scoring.sinks is None:
         return output
-    sinks = scoring.sinks.float()[:, None]
+    sinks = scoring.sinks.to(total.dtype)[:, None]
     return output * (total - torch.logaddexp(total, sinks)).exp()[..., None].to(output.dtype)
 
 
@@ -224,7 +230,7 @@ def part_of(
     """Softmax attention and its log-sum-exp, by the fused kernels behind scaled_dot_product_attention where they serve.
 
     Args: query (n, H, t, D) · keys, values (n, H_kv, s, D) · mask (n or 1, 1, t, s), added to the scores.
-    Returns: output (n, H, t, D) in query's dtype, log-sum-exp (n, H, t) in float32.
+    Returns: output (n, H, t, D) in query's dtype, log-sum-exp (n, H, t), at least float32.
     """
     device, aten = query.device.type, torch.ops.aten
     groups = query.shape[1] // keys.shape[1]
@@ -253,11 +259,13 @@ def part_of(
 def _plain(
     query: Tensor, keys: Tensor, values: Tensor, scoring: Scoring, mask: Tensor | None, causal: bool
 ) -> tuple[Tensor, Tensor]:
-    """The same by two products in float32: with capped scores, cap · tanh(score / cap), and where no kernel is sure."""
+    """The same by two products, in float32 or float64: with capped scores, cap · tanh(score / cap), and where no kernel
+    is sure."""
     n, heads, rows, size = query.shape
     # Heads that read the same keys become rows of one product: no key is copied for each.
-    queries = query.float().reshape(n, keys.shape[1], -1, size)
-    scores = torch.matmul(queries, keys.float().transpose(-1, -2)).reshape(n, heads, rows, -1) * scoring.scale
+    wide = _wide(query.dtype)
+    queries = query.to(wide).reshape(n, keys.shape[1], -1, size)
+    scores = torch.matmul(queries, keys.to(wide).transpose(-1, -2)).reshape(n, heads, rows, -1) * scoring.scale
     if scoring.softcap is not None:
         scores = torch.tanh(scores / scoring.softcap) * scoring.softcap
     if mask is not None:
@@ -266,5 +274,5 @@ def _plain(
         scores = scores.masked_fill(torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1), FAR)
     total = scores.logsumexp(-1)
     weights = (scores - total[..., None]).exp().reshape(n, keys.shape[1], -1, keys.shape[2])
-    output = torch.matmul(weights, values.float()).reshape(n, heads, rows, -1)
+    output = torch.matmul(weights, values.to(wide)).reshape(n, heads, rows, -1)
     return output.to(query.dtype), total
