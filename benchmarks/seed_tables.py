@@ -1,4 +1,4 @@
-"""`evalspec compare RUN --architecture … --json | python -m benchmarks.seed_tables TASK:METRIC …`: tables of findings.
+"""`evalspec compare RUN --architecture … --json | python -m benchmarks.seed_tables TASK:METRIC[:STAGE] …`: tables.
 
 One row a condition: the mean of each architecture over its seeds, and each pair's difference with its 95 % interval
 (hierarchical bootstrap over seeds, draws and samples); bold where Holm's correction leaves it decided.
@@ -22,13 +22,14 @@ def cell(found: dict[str, Any]) -> str:
     return f"**{text}**" if found["verdict"] != "undecided" else text
 
 
-def tables(compared: dict[str, Any], wanted: list[tuple[str, str]]) -> str:
-    """Markdown: one table for each task and metric."""
+def tables(compared: dict[str, Any], wanted: list[str]) -> str:
+    """Markdown: one table for each TASK:METRIC or TASK:METRIC:STAGE."""
     parts = []
-    for task, metric in wanted:
+    for word in wanted:
+        task, metric, stage = [*word.split(":"), "main"][:3]
         rows: dict[tuple[str, str], dict[tuple[str, str], dict[str, Any]]] = {}
         for one in compared["comparisons"]:
-            if (one["task"], one["metric"]) == (task, metric) and one["stage"] == "main":
+            if (one["task"], one["metric"], one["stage"]) == (task, metric, stage):
                 key = (label(one["params"]), "" if one["filter"] == "default" else str(one["filter"]))
                 rows.setdefault(key, {})[one["model_a"], one["model_b"]] = one
         pairs = sorted(
@@ -36,7 +37,13 @@ def tables(compared: dict[str, Any], wanted: list[tuple[str, str]]) -> str:
         )
         names = list(dict.fromkeys(name for pair in pairs for name in pair))
         heads = ["condition", *names, *(f"{a} − {b} [95 %]" for a, b in pairs)]
-        lines = [f"`{task}`, {metric}:", "", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+        title = f"`{task}`, {metric}" + (f", stage `{stage}`" if stage != "main" else "")
+        lines = [
+            f"{title}:",
+            "",
+            f"| {' | '.join(heads)} |",
+            "|---" * len(heads) + "|",
+        ]
         for (condition, chain), found in rows.items():
             means = {one["model_a"]: one["value_a"] for one in found.values()}
             means |= {one["model_b"]: one["value_b"] for one in found.values()}
@@ -48,4 +55,4 @@ def tables(compared: dict[str, Any], wanted: list[tuple[str, str]]) -> str:
 
 
 if __name__ == "__main__":
-    print(tables(json.load(sys.stdin), [tuple(word.split(":", 1)) for word in sys.argv[1:]]))  # type: ignore[misc]
+    print(tables(json.load(sys.stdin), sys.argv[1:]))

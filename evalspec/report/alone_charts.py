@@ -15,7 +15,7 @@ import altair as alt
 from evalspec.metrics.crossover import Median
 from evalspec.report.alone import Alone
 from evalspec.report.costs import in_bytes
-from evalspec.report.marks import Figure, Point, colour, panelled, shape
+from evalspec.report.marks import NUMBER_FORMAT, Figure, Point, colour, panelled, shape
 
 LENGTH = "context, tokens"
 MANY = 8.0
@@ -113,7 +113,7 @@ def _throughput(alone: Alone) -> Figure | None:
             said = f"{m.value:,.0f} tokens/s [{m.low:,.0f}, {m.high:,.0f}]"
             points.append(_point(label, batch, m, said) | {"panel": f"{length:,} tokens of context"})
             rows.append((label, length, batch, round(m.value, 1), round(m.low, 1), round(m.high, 1), m.n))
-    y = alt.Y("value:Q", title="new tokens a second", scale=_scale(points), axis=_axis(points, format=",~r"))
+    y = alt.Y("value:Q", title="new tokens a second", scale=_scale(points), axis=_axis(points, format=NUMBER_FORMAT))
     layers = _layers(alone.labels, _x(points, "sequences at a time"), y)
     return Figure(
         "throughput",

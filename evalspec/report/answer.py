@@ -18,6 +18,9 @@ from evalspec.report.results import Estimate, MainMetric, Results
 
 Found = Mapping[tuple[str, Condition], Estimate]
 
+MANY = 6
+"""Models: of more, a sentence says the range; each one's numbers stand in the table."""
+
 
 @dataclass(frozen=True)
 class AnswerCell:
@@ -127,13 +130,13 @@ def _shown_sentences(
         middle = _middle(first)
         sentences.append(f"With {middle.label}, {main.words} is {_values(found, main, models, middle)}.")
     if len(searched) > 1 and _ranks_models(main, searched[0]):
-        tops = []
+        tops: list[tuple[float, str]] = []
         for model in models:
             scored = [(found[model, c], c) for c in searched if (model, c) in found]
             if scored:
                 top, condition = (max if main.higher_is_better else min)(scored, key=lambda pair: pair[0].value)
-                tops.append(f"{model} {_said(top, main)} ({condition.label})")
-        sentences.append(f"Best with passages that a retriever found: {_listed(tops)}.")
+                tops.append((top.value, f"{model} {_said(top, main)} ({condition.label})"))
+        sentences.append(f"Best with passages that a retriever found: {_enumerated(tops)}.")
     return sentences
 
 
@@ -143,6 +146,11 @@ def _plain_sentences(
     """One condition: its values. Several: each model's best and worst."""
     if len(conditions) == 1:
         return [f"{main.words.capitalize()} is {_values(found, main, models, conditions[0])}."]
+    title = f"{main.words.capitalize()} over {len(conditions)} conditions"
+    if len(models) > MANY:
+        all_of_them = [(found[m, c].value, f"{_said(found[m, c], main)} ({m}, {c.label})")
+                       for m in models for c in conditions if (m, c) in found]  # fmt: skip
+        return [f"{title} and {len(models)} models is {_ends(all_of_them)}."]
     parts = []
     for model in models:
         scored = [(found[model, c], c) for c in conditions if (model, c) in found]
@@ -152,7 +160,7 @@ def _plain_sentences(
         else:
             ends = (f"{_said(e, main)} ({condition.label})" for e, condition in (low, high))
             parts.append(f"{model} from {' to '.join(ends)}")
-    return [f"{main.words.capitalize()} over {len(conditions)} conditions: {_listed(parts)}."]
+    return [f"{title}: {_listed(parts)}."]
 
 
 def _separation(compared: Sequence[Comparison]) -> str:
@@ -163,8 +171,10 @@ def _separation(compared: Sequence[Comparison]) -> str:
     where = "On the same samples" if places == 1 else f"On the same samples, over {places} conditions"
     if not told:
         return f"{where}, paired tests leave every comparison undecided ({_reasons(why)})."
-    better = [f"{a} better than {b}" + (f" in {count}" if places > 1 else "") for (a, b), count in told.items()]
     rest = f"; the rest is undecided ({_reasons(why)})" if why else ""
+    if len(told) > MANY:
+        return f"{where}, paired tests decide {told.total()} of {len(compared)} comparisons{rest}."
+    better = [f"{a} better than {b}" + (f" in {count}" if places > 1 else "") for (a, b), count in told.items()]
     return f"{where}, paired tests find {_listed(better)}{rest}."
 
 
@@ -181,8 +191,8 @@ def _cell(mine: Estimate | None, main: MainMetric, compared: Sequence[Comparison
 
 
 def _values(found: Found, main: MainMetric, models: Sequence[str], condition: Condition) -> str:
-    parts = [f"{_said(found[m, condition], main)} for {m}" for m in models if (m, condition) in found]
-    return _listed(parts)
+    here = {model: found[model, condition] for model in models if (model, condition) in found}
+    return _enumerated([(estimate.value, f"{_said(estimate, main)} for {model}") for model, estimate in here.items()])
 
 
 def _said(estimate: Estimate, main: MainMetric) -> str:
@@ -192,6 +202,16 @@ def _said(estimate: Estimate, main: MainMetric) -> str:
 def _middle(conditions: Sequence[Condition]) -> Condition:
     """The condition in the middle of its sweep, neither the easiest nor the hardest."""
     return conditions[len(conditions) // 2]
+
+
+def _enumerated(valued: Sequence[tuple[float, str]]) -> str:
+    """All of them, or of many the lowest and the highest."""
+    return _listed([words for _, words in valued]) if len(valued) <= MANY else _ends(valued)
+
+
+def _ends(valued: Sequence[tuple[float, str]]) -> str:
+    low, high = (pick(valued, key=lambda pair: pair[0]) for pick in (min, max))
+    return f"from {low[1]} to {high[1]}"
 
 
 def _listed(parts: Sequence[str]) -> str:

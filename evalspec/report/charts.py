@@ -14,6 +14,7 @@ from evalspec.report.conditions import number
 from evalspec.report.context_charts import by_position, heat_axes, heat_map
 from evalspec.report.marks import (
     MOST_PANELS,
+    NUMBER_FORMAT,
     NUMBERS,
     Figure,
     Point,
@@ -95,8 +96,8 @@ def bynumber(results: Results, task: str, name: str) -> Figure | None:
         ]
         rule = alt.Chart().transform_filter("isValid(datum.baseline)").mark_rule(strokeDash=[4, 3], opacity=0.8)
         layers.append(rule.encode(y="baseline:Q", color=colour(models)))
-    axis = alt.Axis(values=places, grid=False, format=",~r")
-    scale = alt.Scale(type="log" if log else "linear", zero=False, nice=False, padding=14)
+    axis = alt.Axis(values=places, grid=False, format=NUMBER_FORMAT)
+    scale = alt.Scale(nice=False, padding=14, **({"type": "log"} if log else {"zero": False}))
     x = alt.X("x:Q", title=AXES.get(name, name), scale=scale, axis=axis)
     dashed = f" Dashed: {reference.label}." if reference else ""
     return Figure(

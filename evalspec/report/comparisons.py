@@ -121,11 +121,13 @@ def compare_models(
 
 def compare_seeds(
     connection: duckdb.DuckDBPyConnection, run_id: str, architectures: Mapping[str, str], wanted: Wanted | None = None
-) -> list[Comparison]:
+) -> tuple[list[Comparison], list[str]]:
     """Architectures compared over their training seeds: `architectures` maps a name to a pattern of model names, each
     model of which is one seed (`mamba: mamba-s*`).
 
-    Raises StoreError when a pattern fits no model, a model fits two, or a metric is not a mean of samples.
+    Returns: the comparisons, and why others are not among them: a metric that is no mean of samples, seeds that have
+    no sample in common (of a stage that only some samples reach).
+    Raises StoreError when a pattern fits no model, or a model fits two.
     """
     sides = read_sides(connection, run_id, wanted or Wanted())
     member = _members(sides, architectures, run_id)
@@ -135,24 +137,29 @@ def compare_seeds(
         for key in side.scores:
             if side.label in member:
                 groups.setdefault((side.place, key), {}).setdefault(member[side.label], []).append(side)
-    made = []
+    made, left_out = [], list[str]()
     for (place, key), found in groups.items():
+        family = _family(next(iter(found.values()))[0], key)
+        if family.measured.aggregation != "mean":
+            left_out.append(
+                f"`{family.metric}` of task `{family.task}` is no mean of samples: seeds cannot be compared by it"
+            )
+            continue
         for a, b in combinations([name for name in architectures if name in found], 2):
             first = found[a][0]
-            family = _family(first, key)
-            if family.measured.aggregation != "mean":
-                raise StoreError(f"`{family.metric}` is no mean of samples, so seeds cannot be compared by it")
             levels_a, clusters_a = _levels(found[a], key)
             levels_b, clusters_b = _levels(found[b], key)
             clusters = None if clusters_a is None or clusters_b is None else {**clusters_a, **clusters_b}
             try:
                 result = compare_architectures(levels_a, levels_b, clusters)
             except ValueError as error:
-                raise StoreError(f"{family.task}: {a} and {b} cannot be compared: {error}") from None
+                where = ", ".join(filter(None, (family.task, family.label, conditions[place].label)))
+                left_out.append(f"{where}: {a} and {b} cannot be compared: {error}")
+                continue
             pair = _as_pair(result)
             chance = _chance(family, first)
             made.append(Comparison(family, conditions[place], first.params, a, b, pair, chance, hierarchical=result))
-    return judged(made)
+    return judged(made), list(dict.fromkeys(left_out))
 
 
 def judged(comparisons: Sequence[Comparison]) -> list[Comparison]:

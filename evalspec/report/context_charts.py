@@ -10,6 +10,7 @@ import altair as alt
 from evalspec.report.conditions import number
 from evalspec.report.marks import (
     MOST_PANELS,
+    NUMBER_FORMAT,
     NUMBERS,
     Figure,
     Point,
@@ -131,7 +132,7 @@ def by_position(results: Results, task: str) -> Figure | None:
         "x:Q",
         title="position in the text, in tokens",
         scale=alt.Scale(type="log", nice=False, padding=14),
-        axis=alt.Axis(values=ticks, grid=False, format=",~r"),
+        axis=alt.Axis(values=ticks, grid=False, format=NUMBER_FORMAT),
     )
     y = alt.Y("value:Q", title="loss per token, nats", scale=alt.Scale(zero=True), axis=alt.Axis(tickCount=5))
     dashed = f" Dashed: the trained length, {trained:,} tokens." if trained else ""

@@ -69,23 +69,35 @@ def style() -> dict[str, Any]:
     }
 
 
+NUMBER_FORMAT = ",.6~r"
+"""How axes write numbers. Without a precision, vega takes that of the step between ticks: 128 would read 100."""
+
+
 def colour(models: Sequence[str], *, legend: bool = True) -> alt.Color:
     """The model's colour, with a legend above the panels that shows colour and shape together."""
-    shown = alt.Legend(orient="top", direction="horizontal", symbolOpacity=1) if legend else None
+    shown = _legend(models) if legend else None
     return alt.Color("model:N", title=None, sort=list(models), scale=_by_model(models, COLOURS), legend=shown)
 
 
 def shape(models: Sequence[str]) -> alt.Shape:
     """The model's mark."""
-    shown = alt.Legend(orient="top", direction="horizontal", symbolOpacity=1)
+    shown = _legend(models)
     return alt.Shape("model:N", title=None, sort=list(models), scale=_by_model(models, SHAPES), legend=shown)
+
+
+def _legend(models: Sequence[str]) -> alt.Legend:
+    fitting = max(1, 900 // (8 * max(map(len, models), default=1) + 40))  # of the page's width, in pixels
+    rows = {"columns": fitting} if len(models) > fitting else {}
+    return alt.Legend(orient="top", direction="horizontal", symbolOpacity=1, **rows)
 
 
 def metric_axis(main: MainMetric, channel: type[Any] = alt.Y) -> Any:
     """The axis of the main metric: the whole of 0–100% for a share, so that no figure exaggerates."""
     if main.share:
         return channel("value:Q", title=main.words, scale=share_scale(), axis=share_axis())
-    return channel("value:Q", title=main.words, scale=alt.Scale(zero=False), axis=alt.Axis(format=",~r", tickCount=5))
+    return channel(
+        "value:Q", title=main.words, scale=alt.Scale(zero=False), axis=alt.Axis(format=NUMBER_FORMAT, tickCount=5)
+    )
 
 
 def share_scale(lowest: float = 0.0) -> alt.Scale:

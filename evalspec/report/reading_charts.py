@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import altair as alt
 
 from evalspec.report.marks import (
+    NUMBER_FORMAT,
     NUMBERS,
     SHAPES,
     Figure,
@@ -111,7 +112,7 @@ def by_cost(results: Results, task: str) -> Figure | None:
     scale = alt.Scale(domain=retrievers, range=list(SHAPES[: len(retrievers)]))
     legend = alt.Legend(orient="top", direction="horizontal", symbolFillColor="#555", symbolStrokeColor="#555")
     x = alt.X("tokens:Q", title="tokens of a question's prompt", scale=alt.Scale(zero=True, padding=14),
-              axis=alt.Axis(grid=False, format=",~r", tickCount=5))  # fmt: skip
+              axis=alt.Axis(grid=False, format=NUMBER_FORMAT, tickCount=5))  # fmt: skip
     y = metric_axis(main)
     mark = alt.Shape("retriever:N", sort=retrievers, title=None, scale=scale, legend=legend)
     tips = [alt.Tooltip("condition:N"), alt.Tooltip("paid:N", title="a question"), *tooltip()]

@@ -12,6 +12,7 @@ import yaml
 from evalspec.report.conditions import Condition, number
 from evalspec.report.marks import (
     MOST_PANELS,
+    NUMBER_FORMAT,
     NUMBERS,
     Figure,
     Point,
@@ -55,8 +56,8 @@ def by_votes(results: Results, task: str) -> Figure | None:
     x_axis = alt.X(
         "x:Q",
         title=title,
-        scale=alt.Scale(type="log" if log else "linear", zero=False, nice=False, padding=14),
-        axis=alt.Axis(values=places, grid=False, format=",~r"),
+        scale=alt.Scale(nice=False, padding=14, **({"type": "log"} if log else {"zero": False})),
+        axis=alt.Axis(values=places, grid=False, format=NUMBER_FORMAT),
     )
     plain = replace(main, filter=None)  # each point has a filter of its own
     words = plain.words
@@ -104,7 +105,7 @@ def by_stage(results: Results, task: str) -> Figure | None:
         "x:Q",
         title=short,
         scale=alt.Scale(zero=False, nice=False, padding=14),
-        axis=alt.Axis(values=places, grid=False, format=",~r"),
+        axis=alt.Axis(values=places, grid=False, format=NUMBER_FORMAT),
     )
     every = [e for of_stage in found.values() for e in of_stage.values()]
     plain = replace(main, filter=None)  # each point has a filter of its own

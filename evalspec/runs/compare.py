@@ -26,7 +26,7 @@ class Compared:
     comparisons: tuple[Comparison, ...]
     page: Path | None
     problems: tuple[str, ...]
-    """What the user should know of: verdicts that could not be kept."""
+    """What the user should know of: tasks left out, verdicts that could not be kept."""
 
     @property
     def text(self) -> str:
@@ -60,18 +60,17 @@ def compare(
         run_id = find_run(connection, run)
         run_b = find_run(connection, other) if other else None
         if architectures:
-            found = compare_seeds(connection, run_id, architectures, wanted)
+            found, problems = compare_seeds(connection, run_id, architectures, wanted)
         else:
-            found = compare_models(connection, run_id, run_b, wanted)
+            found, problems = compare_models(connection, run_id, run_b, wanted), []
         if not found:
-            raise StoreError(_nothing(run_id, run_b))
+            raise StoreError("\n".join(problems) or _nothing(run_id, run_b))
         written = None
         if page is not None:
             try:
                 written = render_comparison(connection, run_id, run_b, found, page)
             except OSError as error:
                 raise EvalspecError(f"{page}: the page cannot be written: {error.strerror}") from None
-    problems = []
     try:
         store.add(run_id, {"verdicts": [verdict_row(c) for c in found]})
         store.merge()

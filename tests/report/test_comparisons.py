@@ -151,6 +151,16 @@ def test_several_seeds_make_a_claim_about_architectures(store: Store, make: Make
         compare(store, "r1", architectures={"mamba": "mamba-*"})
 
 
+def test_a_task_without_means_is_left_out_of_architectures_and_said(store: Store, make: Make) -> None:
+    models = {f"{name}-s{seed}": 0.5 for name in ("mamba", "llama") for seed in range(3)}
+    seeds = {"mamba": "mamba-*", "llama": "llama-*"}
+    spec = "".join(line for line in SPEC.splitlines(True) if "quiz: {" not in line)
+    spec += "  quiz: {data: {file: x.jsonl}, prompt: {template: t, target: t}, metrics: [nll]}\n"
+    make("r1", models, ks=(1,), metric="nll", spec=spec)
+    with pytest.raises(StoreError, match="`nll` of task `quiz` is no mean of samples"):
+        compare(store, "r1", architectures=seeds)
+
+
 def test_mistakes_name_what_is_there(store: Store, make: Make, capsys: pytest.CaptureFixture[str]) -> None:
     make("r1")
     make("r2", {"omega": 0.5}, ks=(1,))

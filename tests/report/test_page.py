@@ -47,6 +47,28 @@ def test_all_panels_and_models_of_the_main_figure_have_their_points(
         assert figure.locator("svg text", has_text=label).count() >= 1
 
 
+def test_axes_name_the_numbers_that_were_swept_and_keys_of_many_models_fit(
+    filled: Filled, visit: Callable[..., Any], tmp_path: Path
+) -> None:
+    connection = filled(count=12)
+    path = """'tasks.open_book.retrieval.k'"""
+    connection.execute(
+        f"""UPDATE cells SET params = json_object({path}, ((params -> '$."tasks.open_book.retrieval.k"')::INT + 1) * 64)
+        WHERE NOT contains(cell_id, 'none')"""
+    )
+    connection.execute(
+        "UPDATE cells SET model = split_part(cell_id, '-', 1) || '-read-' || split_part(cell_id, '-', 2)"
+    )
+    seen = visit(render(connection, RUN, tmp_path))
+    figure = seen.page.locator('[data-chart="open_book-by-k"]')
+    assert set(figure.locator("svg .role-axis-label text").all_text_contents()) >= {"128", "256", "384", "704"}
+    keys, drawing = figure.locator("svg .role-legend text"), figure.locator("svg.marks").bounding_box()
+    assert keys.count() == 15
+    boxes = [keys.nth(at).bounding_box() for at in range(15)]
+    assert drawing and all(box["x"] + box["width"] <= drawing["x"] + drawing["width"] for box in boxes if box)
+    assert seen.complaints == []
+
+
 def test_failures_only_lists_failures_and_nothing_else(
     filled: Filled, visit: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -72,6 +72,24 @@ def test_models_at_the_ceiling_or_the_floor_are_undecided_and_the_page_says_why(
     assert "floor in 15, ceiling in 12" in answer.sentences[-1]  # transformer and mamba are both at 0 in 12 more
 
 
+def test_of_many_models_sentences_say_the_range(filled: Filled) -> None:
+    """Five seeds of three architectures, say: a sentence of fifteen values is read by nobody."""
+    connection = filled(count=12)
+    k = """json_extract(params, '$."tasks.open_book.retrieval.k"')::VARCHAR"""
+    connection.execute(f"UPDATE cells SET model = model || '-s' || {k} WHERE {k} IS NOT NULL")
+    connection.execute("""UPDATE cells SET params = json_object('tasks.open_book.retrieval.retriever', 'oracle')
+        WHERE contains(cell_id, 'oracle')""")
+    answer = answer_of(read_results(connection, RUN), "open_book", compare_models(connection, RUN))
+    assert answer and len(answer.models) == 15
+    means = connection.execute(
+        "SELECT value, model FROM metrics JOIN cells USING (cell_id) WHERE contains(cell_id, 'oracle') "
+        "AND metric = 'exact_match' ORDER BY value"
+    ).fetchall()
+    assert answer.sentences[0].startswith("With the gold passage given (oracle), exact match is from ")
+    assert f"{means[0][0]:.1%}" in answer.sentences[0] and f"to {means[-1][0]:.1%}" in answer.sentences[0]
+    assert sum(f"{model}" in answer.sentences[0].split("Without")[0] for _, model in means) == 2
+
+
 def test_stages_stand_beside_their_task_against_the_one_number_that_was_swept(filled: Filled) -> None:
     connection = filled(count=12)
     assert not [f for f in figures_of(read_results(connection, RUN), "open_book", []) if f.name.endswith("by-stage")]
