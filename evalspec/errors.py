@@ -88,9 +88,15 @@ def located(where: str) -> Iterator[None]:
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """`" Did you mean `x`?"` for the nearest known name, or an empty string when none is near."""
-    near = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.6)
-    return f" Did you mean `{near[0]}`?" if near else ""
+    """`" Did you mean `x`?"` for the nearest known name (the first of equals), or an empty string when none is near."""
+    matcher = difflib.SequenceMatcher(b=str(name))
+
+    def likeness(candidate: str) -> float:
+        matcher.set_seq1(candidate)
+        return matcher.ratio()
+
+    near = max(known, key=likeness, default="")
+    return f" Did you mean `{near}`?" if near and likeness(near) >= 0.6 else ""
 
 
 def in_a_line(error: BaseException) -> str:

@@ -13,8 +13,9 @@ COUNTERPARTS: dict[str, dict[str, tuple[str, str]]] = {
         "acc": ("accuracy", "mean"),
         "acc_norm": ("accuracy_norm", "mean"),
         "acc_bytes": ("accuracy_bytes", "mean"),
-        "acc_mutual_info": ("accuracy_mutual_info", "mean"),
         "brier_score": ("brier", "brier_score"),
+        "f1": ("f1", "f1"),
+        "mcc": ("mcc", "mcc"),
     },
     "loglikelihood": {"acc": ("greedy", "mean"), "perplexity": ("target_perplexity", "perplexity")},
     "loglikelihood_rolling": {

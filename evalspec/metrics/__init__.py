@@ -3,6 +3,7 @@
 from evalspec.metrics import (  # each enters its metrics into the registry
     calibration,
     choice,
+    confusion,
     grounding,
     likelihood,
     overlap,
@@ -26,6 +27,7 @@ __all__ = [
     "aggregate",
     "calibration",
     "choice",
+    "confusion",
     "extract",
     "grounding",
     "likelihood",

@@ -7,6 +7,7 @@ import inspect
 from evalspec.metrics import (
     calibration,
     choice,
+    confusion,
     filters,
     grounding,
     intervals,
@@ -25,6 +26,7 @@ _FAMILIES = (
     ("output", "Generated texts", overlap),
     ("output", "Written steps", steps),
     ("choices", "Choices", choice),
+    ("choices", "Choices of all samples together", confusion),
     ("choices", "Probabilities of choices", calibration),
     ("likelihood", "Likelihood", likelihood),
     ("retrieval", "Retrieval", retrieval),

@@ -74,7 +74,7 @@ class ModelBlock(Block):
     """Settings of the vLLM engine."""
     server: ServerBlock | None = None
     """How the server is asked."""
-    dtype: Literal["auto", "float64", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = "auto"
     """Precision of weights and activations. `auto`: float32 on a CPU, bfloat16 on a GPU. `float64`, to tell
     what rounding does, is the transformers backend's alone."""
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$")

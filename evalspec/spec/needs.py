@@ -70,6 +70,8 @@ METRICS: dict[str, Declaration] = {
         Declaration("accuracy", "choices", says="the likeliest choice is the target"),
         Declaration("accuracy_norm", "choices", says="the likeliest choice per character is the target"),
         Declaration("accuracy_bytes", "choices", says="the likeliest choice per UTF-8 byte is the target"),
+        Declaration("f1", "choices", says="F1 of the second choice over all samples, the first being `no`, say"),
+        Declaration("mcc", "choices", says="Matthews' correlation of the choices taken with the right ones"),
         Declaration("choice_probability", "choices", says="probability of the target among the choices"),
         Declaration("log_loss", "choices", higher_is_better=False, says="−log of that probability"),
         Declaration("brier", "choices", higher_is_better=False, says="squared error of the choices' probabilities"),

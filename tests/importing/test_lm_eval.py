@@ -173,7 +173,7 @@ def test_every_key_that_cannot_be_carried_is_named_with_its_file_and_line() -> N
 @pytest.mark.parametrize(
     ("more", "line"),
     [
-        ("metric_list: [{metric: mcc}]\n", "the metric `mcc`"),
+        ("metric_list: [{metric: acc_mutual_info}]\n", "the metric `acc_mutual_info`"),
         ("metric_list: [{metric: acc, aggregation: median}]\n", "is aggregated by `median`"),
         ("metric_list: [{metric: acc, higher_is_better: false}]\n", "higher_is_better"),
         ("metric_list: []\n", "nothing is measured"),
