@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from evalspec.doctor.kernel_cases import Case, Draw, Outputs, Widths, size, tolerance
-from evalspec.execute.backends.tree_attention import Scoring, attend, lay_out
+from evalspec.execute.backends.tree_attention import attend
+from evalspec.execute.backends.tree_layout import Scoring, lay_out
 from evalspec.plan.pack import Pack
 
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from evalspec.execute.backends import tree_attention
-from evalspec.execute.backends.tree_attention import Layout, Scoring, attend, lay_out
+from evalspec.execute.backends.tree_attention import attend
+from evalspec.execute.backends.tree_layout import FAR, Layout, Scoring, lay_out
 from evalspec.plan.pack import Pack
 
 ON_GPU = torch.cuda.is_available()
@@ -134,7 +135,7 @@ def test_the_parts_equal_a_dense_softmax(seed: int, groups: int, kind: str, dtyp
 def test_the_plain_form_equals_the_fused_kernel(mask: bool) -> None:
     torch.manual_seed(0)
     query, keys, values = torch.randn(3, 4, 5, 16), torch.randn(3, 2, 7, 16), torch.randn(3, 2, 7, 16)
-    bias = torch.zeros(3, 1, 5, 7).masked_fill(torch.rand(3, 1, 5, 7) < 0.3, tree_attention.FAR) if mask else None
+    bias = torch.zeros(3, 1, 5, 7).masked_fill(torch.rand(3, 1, 5, 7) < 0.3, FAR) if mask else None
     fused = tree_attention.part_of(query, keys, values, Scoring(0.3), mask=bias)
     plain = tree_attention._plain(query, keys, values, Scoring(0.3), bias, False)
     for one, other in zip(fused, plain, strict=True):

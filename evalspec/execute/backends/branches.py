@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from evalspec.execute.backends.kv import Segment
-from evalspec.execute.backends.tree_attention import FAR, Layout, Scoring, attend, beyond, merge, part_of, with_sinks
+from evalspec.execute.backends.tree_attention import attend, beyond, merge, part_of, with_sinks
+from evalspec.execute.backends.tree_layout import FAR, Layout, Scoring
 
 Planes = tuple[Tensor, Tensor]
 WORTH = 512  # columns saved from which on a stretch is kept once: attending to it costs a call a layer and step

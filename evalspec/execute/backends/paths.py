@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evalspec.execute.backends import branches, kv, tree_attention
+from evalspec.execute.backends import branches, kv, tree_layout
 from evalspec.execute.backends.spans import read_tokens
 from evalspec.plan.pack import Pack
 
@@ -35,7 +35,7 @@ def passing(
     if order and planes:
         read = [torch.cat([part.planes[group][place] for part in order], dim=1) for group, place in planes]
         past = list(zip(read[::2], read[1::2], strict=True))
-    layout = tree_attention.lay_out(pack, ranges, position, branches.positions_of(order, device))
+    layout = tree_layout.lay_out(pack, ranges, position, branches.positions_of(order, device))
     return branches.PackPass(layout, past, []), position, ends
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from evalspec.errors import ModelError
-from evalspec.execute.backends import branches, kv, paths, tree_attention
+from evalspec.execute.backends import branches, kv, paths, tree_layout
 from evalspec.execute.backends.forking import Fed
 from evalspec.execute.backends.way import Forward, Way
 from evalspec.plan.pack import Pack
@@ -42,7 +42,7 @@ def _attention(
     call = _CALL.get()
     window = settings.get("sliding_window") or getattr(module, "sliding_window", None)
     scale = settings.get("scaling")
-    scoring = tree_attention.Scoring(
+    scoring = tree_layout.Scoring(
         query.shape[-1] ** -0.5 if scale is None else float(scale),
         int(window) if window else None,
         settings.get("softcap"),

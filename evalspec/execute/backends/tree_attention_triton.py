@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evalspec.execute.backends.tree_attention import Layout, Rectangle, Scoring
+from evalspec.execute.backends.tree_layout import Layout, Rectangle, Scoring
 from evalspec.plan.pack import Ints
 
 LOG2_E = 1.4426950408889634
