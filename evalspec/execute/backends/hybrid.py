@@ -9,21 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Unpack
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-import evalspec
 from evalspec.execute.backends import branches, kv, paths
-from evalspec.execute.backends.forking import Fed, ForkedState, ForkingModel
-from evalspec.execute.backends.tree_attention import Scoring
+from evalspec.execute.backends.forking import Fed, ForkedState
+from evalspec.execute.backends.state_space import Settings, StateSpaceBackend
+from evalspec.execute.backends.tree_layout import Scoring
 from evalspec.models.tokens import Tokenizer
 from evalspec.plan.forest import Tokens
 from evalspec.plan.pack import Pack
 from evalspec.ssm.hybrid import Attend, AttentionMixer, HybridLanguageModel
-from evalspec.ssm.kernels.choice import Choice, Kernels
 from evalspec.ssm.state import LayerState, RecurrentState, select, stack
 
 
@@ -43,37 +43,16 @@ class HybridBatch:
     states: RecurrentState
 
 
-class HybridBackend(ForkingModel[HybridMemory, HybridBatch]):
+class HybridBackend(StateSpaceBackend[HybridLanguageModel, HybridMemory, HybridBatch]):
     """A `ForkingBackend` over a `HybridLanguageModel`."""
 
-    name = "native"
     states_refer = True
-    model: HybridLanguageModel
 
     def __init__(
-        self,
-        model: HybridLanguageModel,
-        tokenizer: Tokenizer | None = None,
-        *,
-        end_tokens: frozenset[int] = frozenset(),
-        batch_tokens: int | None = None,
-        kernels: Choice = "auto",
-        state_dtype: torch.dtype = torch.float32,
+        self, model: HybridLanguageModel, tokenizer: Tokenizer | None = None, **settings: Unpack[Settings]
     ) -> None:
-        """Run a model where its parameters are; the arguments are `NativeBackend`'s."""
-        self.model = model.eval().freeze().use(kernels)
-        self.state_dtype = state_dtype
-        head = model.lm_head.weight
-        super().__init__(
-            tokenizer,
-            device=head.device,
-            dtype=head.dtype,
-            vocab_size=head.shape[0],
-            end_tokens=end_tokens,
-            batch_tokens=batch_tokens,
-        )
-        theirs = f", {kernels.version}" if isinstance(kernels, Kernels) and kernels.version else ""
-        self.version = f"{evalspec.__version__} (torch {torch.__version__}{theirs})"
+        """Run a model where its parameters are."""
+        super().__init__(model, tokenizer, settings)
         attending = sum(isinstance(block.mixer, AttentionMixer) for block in model.backbone.layers)
         # All layers' keys and values are alike: they stand in one tensor.
         self._groups = [list(range(2 * attending))] if attending else []
@@ -84,14 +63,9 @@ class HybridBackend(ForkingModel[HybridMemory, HybridBatch]):
             ids = torch.zeros(3, dtype=torch.long, device=self.device)
             (memory,) = self._feed(ids, Pack.of([1, 1, 1], [-1, 0, 0], 1, [0]), [None], nothing, None).memories
         self._bytes_a_token = sum(plane.nbytes for plane in memory.read.planes)  # the kept segment is one token
-        self._bytes = memory.states.nbytes + head.shape[1] * head.element_size()
+        self._bytes = memory.states.nbytes + self.hidden_bytes
         # A pack's states stand in memory together, however few its tokens are.
         self.most_spans = max(1, self.batch_bytes // max(1, memory.states.nbytes))
-
-    @property
-    def identity(self) -> tuple[str, ...]:
-        """The precision of states beside that of weights: both round what is computed."""
-        return (*super().identity, f"{str(self.state_dtype).removeprefix('torch.')} states")
 
     def state_bytes(self, length: int) -> int:
         """Bytes of the keys and values of `length` tokens, and of one sequence's states."""
@@ -144,9 +118,6 @@ class HybridBackend(ForkingModel[HybridMemory, HybridBatch]):
 
     def _join(self, first: HybridBatch, second: HybridBatch) -> HybridBatch:
         return HybridBatch(branches.join(first.read, second.read), stack([first.states, second.states]))
-
-    def _logits(self, hidden: Tensor) -> Tensor:
-        return self.model.head(hidden)
 
     @torch.inference_mode()
     def hidden_states(self, tokens: Tokens) -> NDArray[np.float32]:

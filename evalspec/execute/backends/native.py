@@ -8,26 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-import evalspec
 from evalspec.errors import BackendError
 from evalspec.execute.backends.device import DTYPES, device_of, dtype_of, end_tokens_of
-from evalspec.execute.backends.forking import Fed, ForkedState, ForkingModel
+from evalspec.execute.backends.forking import Fed, ForkedState
 from evalspec.execute.backends.graphs import GraphedSteps, Seated
 from evalspec.execute.backends.hybrid import HybridBackend
+from evalspec.execute.backends.state_space import Settings, StateSpaceBackend
 from evalspec.models.card import Model
 from evalspec.models.original_format import HYBRID
 from evalspec.models.tokens import Tokenizer
 from evalspec.plan.forest import Tokens
 from evalspec.plan.pack import Pack
 from evalspec.ssm.checkpoints import load, load_hybrid
-from evalspec.ssm.kernels.choice import Choice, Kernels
+from evalspec.ssm.kernels.choice import Choice
 from evalspec.ssm.language_model import RecurrentLanguageModel
 from evalspec.ssm.state import LayerState, RecurrentState, select, stack
 
@@ -40,52 +40,22 @@ class PackedState:
     ssm: Tensor
 
 
-class NativeBackend(ForkingModel[PackedState, RecurrentState | Seated]):
+class NativeBackend(StateSpaceBackend[RecurrentLanguageModel, PackedState, RecurrentState | Seated]):
     """A `ForkingBackend` over a `RecurrentLanguageModel`."""
 
-    name = "native"
-    model: RecurrentLanguageModel
-
     def __init__(
-        self,
-        model: RecurrentLanguageModel,
-        tokenizer: Tokenizer | None = None,
-        *,
-        end_tokens: frozenset[int] = frozenset(),
-        batch_tokens: int | None = None,
-        kernels: Choice = "auto",
-        state_dtype: torch.dtype = torch.float32,
+        self, model: RecurrentLanguageModel, tokenizer: Tokenizer | None = None, **settings: Unpack[Settings]
     ) -> None:
-        """Run a model where its parameters are.
-
-        `end_tokens` end an answer; `batch_tokens` bounds a batch; state-space states are kept as `state_dtype`.
-        """
-        self.model = model.eval().freeze().use(kernels)
-        self.state_dtype = state_dtype
-        head = model.lm_head.weight
-        super().__init__(
-            tokenizer,
-            device=head.device,
-            dtype=head.dtype,
-            vocab_size=head.shape[0],
-            end_tokens=end_tokens,
-            batch_tokens=batch_tokens,
-        )
+        """Run a model where its parameters are."""
+        super().__init__(model, tokenizer, settings)
         # Plain steps read indices from the CPU, which a recorded graph cannot.
-        self.graphs = GraphedSteps(model) if self.device.type == "cuda" and kernels != "torch" else None
-        theirs = f", {kernels.version}" if isinstance(kernels, Kernels) and kernels.version else ""
-        self.version = f"{evalspec.__version__} (torch {torch.__version__}{theirs})"
+        self.graphs = GraphedSteps(model) if self.device.type == "cuda" and self.kernels != "torch" else None
         with torch.inference_mode():
             # A small pack: it says how large a state is, and has every kernel compiled or loaded before it is needed.
             ids = torch.zeros(3, dtype=torch.long, device=self.device)
             _, state = model(ids, None, Pack.of([1, 1, 1], [-1, 0, 0], 1, [0]))
-        held = sum(layer.conv.nbytes + layer.ssm.numel() * state_dtype.itemsize for layer in state.layers)
-        self._bytes = int(held + head.shape[1] * head.element_size())
-
-    @property
-    def identity(self) -> tuple[str, ...]:
-        """The precision of states beside that of weights: both round what is computed."""
-        return (*super().identity, f"{str(self.state_dtype).removeprefix('torch.')} states")
+        held = sum(layer.conv.nbytes + layer.ssm.numel() * self.state_dtype.itemsize for layer in state.layers)
+        self._bytes = int(held) + self.hidden_bytes
 
     def state_bytes(self, length: int) -> int:
         """Bytes of one sequence's state, whatever its length."""
@@ -138,9 +108,6 @@ class NativeBackend(ForkingModel[PackedState, RecurrentState | Seated]):
             return self.graphs.seat(second, behind=first.rows)
         return stack([first, second])
 
-    def _logits(self, hidden: Tensor) -> Tensor:
-        return self.model.head(hidden)
-
     @torch.inference_mode()
     def hidden_states(self, tokens: Tokens) -> NDArray[np.float32]:
         """(layers + 1, t, d): the embedding, and the residual stream after each block."""
@@ -155,7 +122,7 @@ def open_native(model: Model) -> NativeBackend | HybridBackend:
     """Load a Mamba, Mamba-2 or hybrid checkpoint as its block asks. BackendError for kernels that cannot serve it."""
     device, block = device_of(model), model.block
     dtype, kernels = dtype_of(model, device), _kernels(model, device)
-    settings: dict[str, Any] = {
+    settings: Settings = {
         "end_tokens": end_tokens_of(model),
         "batch_tokens": block.batch_tokens,
         "kernels": kernels,
