@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache, partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -54,14 +55,15 @@ def _plain_conv(
 
 
 def _kernels(conv: Recurrence, scan: Recurrence, dual: Recurrence) -> Kernels:
-    return Kernels(
-        partial(_convolve, conv),
-        partial(_convolve_step, conv),
-        partial(_scan, scan),
-        partial(_scan_step, scan),
-        dual,
-        partial(_ssd_step, dual),
-    )
+    convolve, scanned = partial(_convolve, conv), partial(_scan, scan)
+    return Kernels(convolve, partial(_step, convolve), scanned, partial(_step, scanned), dual, partial(_step, dual))
+
+
+def _step(over_a_pack: Recurrence, x: Tensor, *inputs: Tensor | None, state: Tensor, **more: Any) -> Tensor:
+    """One token a row, by what a pack takes; the state is updated in place."""
+    y, after = over_a_pack(x, *inputs, pack=Pack.of_rows(len(x), 1), state=state, **more)
+    state.copy_(after)
+    return y
 
 
 def _convolve(
@@ -76,14 +78,6 @@ def _convolve(
 ) -> tuple[Tensor, Tensor]:
     y, window = conv(x.float(), weight, bias, pack=pack, state=state)
     return (F.silu(y) if silu else y).to(x.dtype), window.to(x.dtype)
-
-
-def _convolve_step(
-    conv: Recurrence, x: Tensor, weight: Tensor, bias: Tensor | None = None, *, state: Tensor, silu: bool = False
-) -> Tensor:
-    y, window = _convolve(conv, x, weight, bias, pack=Pack.of_rows(len(x), 1), state=state, silu=silu)
-    state.copy_(window)
-    return y
 
 
 def _scan(
@@ -104,30 +98,3 @@ def _scan(
         delta = F.softplus(delta.float() + delta_bias.float())
     y, ends = scan(x.float(), delta, A, B, C, D, pack=pack, state=state)
     return (y if z is None else y * F.silu(z.float())).to(x.dtype), ends
-
-
-def _scan_step(
-    scan: Recurrence,
-    x: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor,
-    *,
-    state: Tensor,
-    z: Tensor | None = None,
-    delta_bias: Tensor | None = None,
-) -> Tensor:
-    rows = Pack.of_rows(len(x), 1)
-    y, last = _scan(scan, x, delta, A, B, C, D, pack=rows, state=state, z=z, delta_bias=delta_bias)
-    state.copy_(last)
-    return y
-
-
-def _ssd_step(
-    dual: Recurrence, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, *, state: Tensor
-) -> Tensor:
-    y, last = dual(x, delta, A, B, C, D, pack=Pack.of_rows(len(x), 1), state=state)
-    state.copy_(last)
-    return y
