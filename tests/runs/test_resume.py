@@ -18,31 +18,9 @@ from evalspec.runs import run as run_module
 from evalspec.runs.run import run
 from evalspec.spec import load
 from evalspec.store import Store
+from tests.runs.two_tasks import two_tasks
 
-SPEC: dict[str, Any] = {
-    "name": "resumed",
-    "models": {"transformer": {"weights": "zoo/transformer"}, "mamba": {"weights": "zoo/mamba"}},
-    "tasks": {
-        "ask": {
-            "data": {"generate": "world.questions", "count": 24, "seed": 3},
-            "prompt": {"template": "prompts/rag.jinja", "target": "{{ answer }}", "shots": 1},
-            "retrieval": {"corpus": {"generate": "world.passages", "seed": 3}, "gold": "{{ gold_ids }}", "k": 2},
-            "decode": {"max_tokens": 6, "stop": ["\n"]},
-            "metrics": ["exact_match", "recall"],
-        },
-        "choose": {
-            "data": {"generate": "world.labels", "count": 24, "seed": 3},
-            "prompt": {
-                "template": "prompts/labels.jinja",
-                "target": "{{ label }}",
-                "choices": "{{ options }}",
-                "shots": 4,
-            },
-            "metrics": ["accuracy"],
-        },
-    },
-    "sweep": {"tasks.ask.retrieval": [{"retriever": "none"}, {"retriever": "bm25", "k": [1, 4]}]},
-}
+SPEC = two_tasks("resumed", transformer={"weights": "zoo/transformer"}, mamba={"weights": "zoo/mamba"})
 ROOT = Path(__file__).parents[2]
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["evalspec.api", "transformers.models.auto.modeling_auto"])

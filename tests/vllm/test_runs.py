@@ -25,32 +25,10 @@ from evalspec.runs.run import run
 from evalspec.spec import load
 from evalspec.spec.model import ModelBlock
 from evalspec.store import Store
+from tests.runs.two_tasks import two_tasks
 
 ROOT = Path(__file__).parents[2]
-SPEC: dict[str, Any] = {
-    "name": "engine",
-    "models": {"transformer": {"weights": "zoo/transformer"}},
-    "tasks": {
-        "ask": {
-            "data": {"generate": "world.questions", "count": 24, "seed": 3},
-            "prompt": {"template": "prompts/rag.jinja", "target": "{{ answer }}", "shots": 1},
-            "retrieval": {"corpus": {"generate": "world.passages", "seed": 3}, "gold": "{{ gold_ids }}", "k": 2},
-            "decode": {"max_tokens": 6, "stop": ["\n"]},
-            "metrics": ["exact_match", "recall"],
-        },
-        "choose": {
-            "data": {"generate": "world.labels", "count": 24, "seed": 3},
-            "prompt": {
-                "template": "prompts/labels.jinja",
-                "target": "{{ label }}",
-                "choices": "{{ options }}",
-                "shots": 4,
-            },
-            "metrics": ["accuracy"],
-        },
-    },
-    "sweep": {"tasks.ask.retrieval": [{"retriever": "none"}, {"retriever": "bm25", "k": [1, 4]}]},
-}
+SPEC = two_tasks("engine", transformer={"weights": "zoo/transformer"})
 
 
 class Killer(Quiet):
