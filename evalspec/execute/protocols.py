@@ -7,6 +7,7 @@ forest's order. `walk` (execute/walk.py) serves both and yields one `Result` a r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -145,6 +146,39 @@ class Result:
     seconds: float = 0.0
     """Its share of the time of its batch."""
     error: str | None = None
+
+    @classmethod
+    def generated(cls, output: Output, *, computed_tokens: int, seconds: float = 0.0) -> Result:
+        """What an answer comes to; an error where the model gave no numbers to choose a token by."""
+        return cls(
+            output.request,
+            text=output.text,
+            output_tokens=len(output.tokens),
+            finish_reason=output.finish_reason,
+            computed_tokens=computed_tokens,
+            seconds=seconds,
+            error=NOT_A_NUMBER if output.finish_reason == "nan" else None,
+        )
+
+    @classmethod
+    def scored(
+        cls,
+        request: int,
+        logprobs: Sequence[float],
+        greedy: Sequence[bool],
+        *,
+        computed_tokens: int,
+        seconds: float = 0.0,
+    ) -> Result:
+        """What the log-probabilities of a continuation come to; an error where one is not a number."""
+        return cls(
+            request,
+            tuple(logprobs),
+            tuple(greedy),
+            computed_tokens=computed_tokens,
+            seconds=seconds,
+            error=NOT_A_NUMBER if any(map(math.isnan, logprobs)) else None,
+        )
 
 
 @dataclass(frozen=True)

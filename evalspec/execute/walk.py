@@ -16,7 +16,6 @@ than the budget, or two states where it has no room for them: one that is contin
 from __future__ import annotations
 
 import hashlib
-import math
 import time
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
@@ -25,7 +24,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evalspec.execute.protocols import (
-    NOT_A_NUMBER,
     DecodeRequest,
     Engine,
     ForkingBackend,
@@ -318,15 +316,9 @@ class _Walk:
                     continue
                 slots = self.slots[number]
                 fed = self._count(node)
-                logprobs = tuple([self.scored[above][0][place] for above, place in slots])
-                yield Result(
-                    request=number,
-                    logprobs=logprobs,
-                    error=NOT_A_NUMBER if any(map(math.isnan, logprobs)) else None,
-                    greedy=tuple([self.scored[above][1][place] for above, place in slots]),
-                    computed_tokens=fed,
-                    seconds=per_token * fed,
-                )
+                logprobs = [self.scored[above][0][place] for above, place in slots]
+                greedy = [self.scored[above][1][place] for above, place in slots]
+                yield Result.scored(number, logprobs, greedy, computed_tokens=fed, seconds=per_token * fed)
 
     def _count(self, node: int) -> int:
         """Tokens on the way to a node that no result has been charged with yet."""
@@ -352,15 +344,7 @@ class _Walk:
         for output in self.backend.decode(states, asked):
             now = time.perf_counter()
             fed = self._count(nodes[output.request])
-            yield Result(
-                request=output.request,
-                text=output.text,
-                output_tokens=len(output.tokens),
-                finish_reason=output.finish_reason,
-                error=NOT_A_NUMBER if output.finish_reason == "nan" else None,
-                computed_tokens=fed,
-                seconds=per_token * fed + now - before,
-            )
+            yield Result.generated(output, computed_tokens=fed, seconds=per_token * fed + now - before)
             before = time.perf_counter()
         for node in waiting:
             self.held.remove(node)

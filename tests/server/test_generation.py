@@ -19,6 +19,15 @@ Serve = Callable[..., LittleServer]
 TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
 
 
+@pytest.fixture
+def chat_tokenizer(tmp_path: Path) -> Path:
+    """The zoo's tokenizer with a chat template."""
+    folder = tmp_path / "with_template"
+    shutil.copytree(zoo_folder() / "transformer", folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    return folder
+
+
 @pytest.mark.parametrize("dialect", ["vllm", "llamacpp"])
 def test_greedy_answers_are_the_models_own(serve: Serve, spec: Spec, dialect: str) -> None:
     server = serve(dialect)
@@ -61,13 +70,10 @@ def test_samples_are_drawn_by_a_seed_of_their_own_that_does_not_change(serve: Se
 
 
 def test_a_conversation_goes_there_as_its_turns_with_the_system_message(
-    serve: Serve, spec: Spec, tmp_path: Path
+    serve: Serve, spec: Spec, chat_tokenizer: Path
 ) -> None:
     server = serve()
-    tokenizer = tmp_path / "with_template"
-    shutil.copytree(zoo_folder() / "transformer", tokenizer, ignore=shutil.ignore_patterns("*.safetensors"))
-    (tokenizer / "chat_template.jinja").write_text(TEMPLATE)
-    made = spec({"there": server.block(chat=True, tokenizer=str(tokenizer))}, "ask", "choose")
+    made = spec({"there": server.block(chat=True, tokenizer=str(chat_tokenizer))}, "ask", "choose")
     made["tasks"]["ask"]["prompt"] |= {"system": "Answer in one word.", "shots": 1}
     [part] = plans(made)
     theirs, _ = results(part)
@@ -81,20 +87,17 @@ def test_a_conversation_goes_there_as_its_turns_with_the_system_message(
     ids = server.tokenizer.encode(["user: "], special=False)[0][:1]
     assert all(ids[0] in body["prompt"][:3] for body in scored)
     # what the server renders by the same template is what the plan counted
-    local, *_ = plans({**made, "models": {"here": {**LOCAL, "tokenizer": str(tokenizer), "chat": True}}})
+    local, *_ = plans({**made, "models": {"here": {**LOCAL, "tokenizer": str(chat_tokenizer), "chat": True}}})
     ours, _ = results(local)
     answered = {key[0]: result.text for key, result in ours.items() if result.text is not None}
     assert answered == {key[0]: result.text for key, result in theirs.items() if result.text is not None}
 
 
 def test_what_begins_the_answer_has_no_place_in_a_conversation_and_goes_as_token_ids(
-    serve: Serve, spec: Spec, tmp_path: Path
+    serve: Serve, spec: Spec, chat_tokenizer: Path
 ) -> None:
     server = serve()
-    tokenizer = tmp_path / "with_template"
-    shutil.copytree(zoo_folder() / "transformer", tokenizer, ignore=shutil.ignore_patterns("*.safetensors"))
-    (tokenizer / "chat_template.jinja").write_text(TEMPLATE)
-    made = spec({"there": server.block(chat=True, tokenizer=str(tokenizer))}, "ask")
+    made = spec({"there": server.block(chat=True, tokenizer=str(chat_tokenizer))}, "ask")
     made["tasks"]["ask"]["prompt"]["prefix"] = "The answer is"
     [part] = plans(made)
     results(part)

@@ -20,7 +20,7 @@ from evalspec.execute.backends.vllm.asks import Ask, asks_of
 from evalspec.execute.backends.vllm.queue import Queue
 from evalspec.execute.backends.vllm.settings import as_prompt, settings_of, timing_settings
 from evalspec.execute.backends.vllm.start import Started, reason, stop
-from evalspec.execute.protocols import NOT_A_NUMBER, DecodeRequest, Output, Result, Timed
+from evalspec.execute.protocols import DecodeRequest, Output, Result, Timed
 from evalspec.execute.walk import stream_of
 from evalspec.models.tokens import Tokenizer
 from evalspec.plan.forest import Forest, Request, Tokens
@@ -183,17 +183,7 @@ class VllmEngine:
         """The results of an ask's requests; the first is charged with what was fed."""
         ask = sent.ask
         if sent.output is not None:
-            output = sent.output
-            return [
-                Result(
-                    request=output.request,
-                    text=output.text,
-                    output_tokens=len(output.tokens),
-                    finish_reason=output.finish_reason,
-                    error=NOT_A_NUMBER if output.finish_reason == "nan" else None,
-                    computed_tokens=fed,
-                )
-            ]
+            return [Result.generated(sent.output, computed_tokens=fed)]
         if ask.kind == "position":
             (told,) = sent.logprobs
             pairs = [[_score(told, token)] for token in ask.targets]
@@ -202,16 +192,8 @@ class VllmEngine:
             pairs = [[_score(told, token) for told, token in zip(sent.logprobs, ask.targets, strict=True)]]
         results = []
         for number, scores in zip(ask.requests, pairs, strict=True):
-            logprobs = tuple(logprob for logprob, _ in scores)
-            results.append(
-                Result(
-                    request=number,
-                    logprobs=logprobs,
-                    greedy=tuple(greedy for _, greedy in scores),
-                    error=NOT_A_NUMBER if any(map(math.isnan, logprobs)) else None,
-                    computed_tokens=fed,
-                )
-            )
+            logprobs, greedy = [logprob for logprob, _ in scores], [greedy for _, greedy in scores]
+            results.append(Result.scored(number, logprobs, greedy, computed_tokens=fed))
             fed = 0
         return results
 
