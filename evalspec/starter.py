@@ -1,4 +1,4 @@
-"""What `evalspec init` writes: a spec, a template and two data files, small and ready to run.
+"""What `evalspec init` writes: a spec, a template and two data files, ready to run, and the schema that editors read.
 
 The data are files, not a generator, so that a user sees what their own must look like.
 """
@@ -13,7 +13,7 @@ from typing import Any
 from evalspec.errors import EvalspecError
 
 SPEC = """\
-# yaml-language-server: $schema=../docs/evalspec.schema.json
+# yaml-language-server: $schema=evalspec.schema.json
 name: first
 description: Do the models find the answer in the passages that a retriever hands them?
 
@@ -52,6 +52,7 @@ Answer:
 def write_starter(folder: Path) -> list[Path]:
     """Write the files and return their paths, the spec first. Raises EvalspecError rather than overwrite anything."""
     from evalspec.data.generators import generate
+    from evalspec.spec.schema import schema_text
 
     world: Mapping[str, Any] = {"people": 12, "towns": 4, "things": 4}
     import evalspec.data.worlds  # noqa: F401  (its import enters the generators)
@@ -62,6 +63,7 @@ def write_starter(folder: Path) -> list[Path]:
         "prompts/first.jinja": TEMPLATE,
         "data/questions.jsonl": _lines(questions, ("id", "question", "answer", "gold_ids")),
         "data/passages.jsonl": _lines(passages, ("id", "text")),
+        "specs/evalspec.schema.json": schema_text(),
     }
     paths = [folder / name for name in texts]
     there = [str(path) for path in paths if path.exists()]

@@ -121,6 +121,12 @@ def test_a_full_disk_says_so_returns_1_and_keeps_what_was_finished(tmp_path: Pat
     assert again["computed"] == again["samples"] - before
 
 
+def test_an_editor_finds_the_schema_that_the_first_spec_names(started: Path) -> None:
+    spec = started / "specs" / "first.yaml"
+    named = spec.parent / spec.read_text().splitlines()[0].partition("$schema=")[2]
+    assert json.loads(named.read_text()) == json.loads(evalspec("schema").stdout)
+
+
 def test_init_overwrites_nothing(started: Path) -> None:
     assert "is there already" in evalspec("init", folder=started, code=2).stderr
 
