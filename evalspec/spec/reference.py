@@ -86,7 +86,7 @@ def reference() -> str:
 
 
 def _title(where: str) -> str:
-    return where.capitalize() if " " in where else f"`{where}`"
+    return "The file" if where == "the file" else ", ".join(f"`{path}`" for path in where.split(", "))
 
 
 def _fields(block: type[Block]) -> str:

@@ -7,7 +7,10 @@ from pathlib import Path
 from evalspec.store.schema import SCHEMA_VERSION, TABLES
 from evalspec.store.views import VIEWS
 
-BEGIN, END = "<!-- reference: begin -->", "<!-- reference: end -->"
+BEGIN = (
+    "<!-- reference: made by `python -m evalspec.store.documentation`; edit evalspec/store/schema.py and views.py -->"
+)
+END = "<!-- reference: end -->"
 
 
 def reference() -> str:

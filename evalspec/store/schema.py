@@ -99,7 +99,7 @@ TABLES: dict[str, TableSchema] = {
         ),
         TableSchema(
             "samples",
-            "One row a request: what was asked and what came back.",
+            "One row a sample, under each repeat, draw and stage: what was asked and what came back.",
             (
                 RUN,
                 CELL,
@@ -114,9 +114,17 @@ TABLES: dict[str, TableSchema] = {
                 Column("logprobs", "JSON", "natural log-probabilities: one a choice, or of the target"),
                 Column("greedy", "JSON", "whether all their tokens were the likeliest: one a choice, or of the target"),
                 Column("shot_ids", "JSON", "ids of the examples in the prompt, in order"),
-                Column("prompt_tokens", "BIGINT", "tokens of the prompt"),
-                Column("truncated_tokens", "BIGINT", "tokens cut off its left end"),
-                Column("finish_reason", "VARCHAR", "stop or length, for a generation"),
+                Column(
+                    "prompt_tokens",
+                    "BIGINT",
+                    "tokens fed for it when nothing is shared; of choices, each with the prompt",
+                ),
+                Column("truncated_tokens", "BIGINT", "tokens cut off the prompt's left end"),
+                Column(
+                    "finish_reason",
+                    "VARCHAR",
+                    "of an answer: stop, length, or nan (no numbers to choose by); or skipped",
+                ),
                 Column("cached", "BOOLEAN", "taken from an earlier run, not computed"),
                 Column("error", "VARCHAR", "why there is no answer; NULL when there is one"),
                 Column("cache_key", "VARCHAR", "hash of everything that can change the answer; NULL: never reused"),
@@ -225,7 +233,7 @@ TABLES: dict[str, TableSchema] = {
         ),
         TableSchema(
             "representations",
-            "One row a measure of hidden states: of one layer, or between two (layers, cells).",
+            "One row a measure of hidden states: of one layer, or between two (layers, cells). Nothing writes it yet.",
             (
                 RUN,
                 CELL,
@@ -243,7 +251,7 @@ TABLES: dict[str, TableSchema] = {
         ),
         TableSchema(
             "training",
-            "One row a logged step of a training run.",
+            "One row a logged step of a training run. Nothing writes it yet.",
             (
                 RUN,
                 Column("model", "VARCHAR", "the model", key=True),

@@ -101,9 +101,9 @@ VIEWS: tuple[ViewSchema, ...] = (
     ),
     ViewSchema(
         "cost_per_question",
-        "What one question of each cell cost: tokens of its prompt, tokens that were really fed (shared ones split), "
-        "tokens generated (an answer that several cells share counts in the first), seconds. Shares of a run: they say "
-        "what was paid, and compare no speeds.",
+        "What one question of each cell cost: tokens of its prompts (one for each choice), tokens that were really fed "
+        "(shared ones split), tokens generated (an answer that several cells share counts in the first), seconds. "
+        "Shares of a run: they say what was paid, and compare no speeds.",
         "SELECT costs.run_id, costs.spec_name, costs.cell_id, costs.model, costs.task, costs.params, questions, "
         "costs.prompt_tokens / questions AS prompt_tokens, costs.computed_tokens / questions AS computed_tokens, "
         "costs.output_tokens / questions AS output_tokens, costs.seconds / questions AS seconds "
