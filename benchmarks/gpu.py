@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, GPTNeoXConfig
 
 from evalspec.execute.backends.forking import ForkedState, ForkingModel
 from evalspec.execute.backends.native import NativeBackend
-from evalspec.execute.backends.transformers import TransformersBackend
+from evalspec.execute.backends.transformers.backend import TransformersBackend
 from evalspec.execute.protocols import Span
 from evalspec.execute.walk import walk
 from evalspec.plan.forest import Request, build_forest

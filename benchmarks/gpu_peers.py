@@ -83,7 +83,7 @@ def open_ours(model: str, folder: Path, asked: list[Request], cache: int) -> Ope
     from transformers import AutoModelForCausalLM
 
     from evalspec.execute.backends.native import NativeBackend
-    from evalspec.execute.backends.transformers import TransformersBackend
+    from evalspec.execute.backends.transformers.backend import TransformersBackend
     from evalspec.execute.walk import walk
     from evalspec.ssm import checkpoints
 

@@ -43,7 +43,7 @@ def open_backend(model: Model, *, alone: int | None = None) -> ForkingBackend | 
         return opened
     from transformers.utils import logging
 
-    from evalspec.execute.backends.transformers import open_transformers
+    from evalspec.execute.backends.transformers.backend import open_transformers
 
     logging.disable_progress_bar()  # a run has one progress line, its own
     return open_transformers(model)

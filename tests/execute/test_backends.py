@@ -33,7 +33,7 @@ from transformers import (
 from evalspec.errors import RunError
 from evalspec.execute.backends.forking import ForkingModel
 from evalspec.execute.backends.native import NativeBackend
-from evalspec.execute.backends.transformers import TransformersBackend
+from evalspec.execute.backends.transformers.backend import TransformersBackend
 from evalspec.execute.protocols import DecodeRequest, Output, Span
 from evalspec.models.forking import why_fed_again
 from evalspec.models.tokens import Tokenizer

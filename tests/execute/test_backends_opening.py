@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Mamba2Config, MambaC
 from evalspec.errors import BackendError, ModelError
 from evalspec.execute.backends.forking import ForkedState
 from evalspec.execute.backends.native import NativeBackend, open_native
-from evalspec.execute.backends.transformers import TransformersBackend, open_transformers
+from evalspec.execute.backends.transformers.backend import TransformersBackend, open_transformers
 from evalspec.execute.protocols import DecodeRequest, ForkingBackend, Span
 from evalspec.models.card import Model, find_model
 from evalspec.plan.forest import Decoding

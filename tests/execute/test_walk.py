@@ -26,7 +26,7 @@ from transformers import (
 from evalspec.execute.backends.forking import ForkingModel
 from evalspec.execute.backends.kv import Segment
 from evalspec.execute.backends.native import NativeBackend
-from evalspec.execute.backends.transformers import TransformersBackend
+from evalspec.execute.backends.transformers.backend import TransformersBackend
 from evalspec.execute.protocols import DecodeRequest, Engine, Extended, Output, Result, Span, State
 from evalspec.execute.walk import walk
 from evalspec.models.card import zoo_folder

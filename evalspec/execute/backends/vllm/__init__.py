@@ -1,1 +1,1 @@
-"""vLLM in this process as an engine."""
+"""vLLM's engine, started for a run in processes of its own."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from evalspec.execute.backends import kv
 from evalspec.execute.backends.forking import Fed
-from evalspec.execute.backends.way import Forward, Limits, Way
+from evalspec.execute.backends.transformers.way import Forward, Limits, Way
 from evalspec.plan.pack import Ints, Pack
 
 _ROOM = 64  # tokens that a batch may decode before its buffers grow

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from evalspec.execute.backends import kv
 from evalspec.execute.backends.forking import Fed
-from evalspec.execute.backends.rows import Rows
-from evalspec.execute.backends.way import Forward, Limits, Way
+from evalspec.execute.backends.transformers.rows import Rows
+from evalspec.execute.backends.transformers.way import Forward, Limits, Way
 from evalspec.plan.forest import Tokens
 from evalspec.plan.pack import Pack
 

@@ -18,7 +18,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from evalspec.errors import ModelError
 from evalspec.execute.backends import branches, kv, paths, tree_layout
 from evalspec.execute.backends.forking import Fed
-from evalspec.execute.backends.way import Forward, Way
+from evalspec.execute.backends.transformers.way import Forward, Way
 from evalspec.plan.pack import Pack
 
 ATTENTION = "evalspec_tree"

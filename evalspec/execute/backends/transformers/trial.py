@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from evalspec.execute.backends import kv
-from evalspec.execute.backends.way import Forward, Way
+from evalspec.execute.backends.transformers.way import Forward, Way
 from evalspec.plan.pack import Pack
 
 ERRORS = (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError, NotImplementedError)

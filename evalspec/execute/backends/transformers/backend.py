@@ -24,13 +24,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from evalspec.errors import ModelError
-from evalspec.execute.backends import tree
-from evalspec.execute.backends.again import Again
 from evalspec.execute.backends.device import device_of, dtype_of, end_tokens_of
 from evalspec.execute.backends.forking import Fed, ForkedState, ForkingModel
-from evalspec.execute.backends.rows import Rows
-from evalspec.execute.backends.trial import ERRORS, Trial, steps_differ
-from evalspec.execute.backends.way import Forward, Way
+from evalspec.execute.backends.transformers import tree
+from evalspec.execute.backends.transformers.again import Again
+from evalspec.execute.backends.transformers.rows import Rows
+from evalspec.execute.backends.transformers.trial import ERRORS, Trial, steps_differ
+from evalspec.execute.backends.transformers.way import Forward, Way
 from evalspec.models.card import Model
 from evalspec.models.tokens import Tokenizer
 from evalspec.plan.forest import Tokens
