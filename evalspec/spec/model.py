@@ -65,8 +65,8 @@ class ModelBlock(Block):
     """`zoo/NAME` (shipped with evalspec), a directory, or a Hugging Face hub id; the model's name at a server."""
     backend: Literal["auto", "native", "transformers", "vllm", "server"] = "auto"
     """What runs it. `auto`: native for Mamba, Mamba-2 and the original `state-spaces/*` checkpoints (which ship no
-    tokenizer: name one), transformers for everything else. `vllm`: an engine in this process (extra
-    `vllm`). `server`: an OpenAI-compatible server at `url`."""
+    tokenizer: name one), transformers for everything else. `vllm`: vLLM's engine, started for the run
+    (extra `vllm`). `server`: an OpenAI-compatible server at `url`."""
     url: str | None = Field(default=None, pattern=r"^https?://[^/]+")
     """Address of the server's API, `http://localhost:8000/v1` for example. It is stored with the results, so it may
     hold no password and no query."""
