@@ -47,6 +47,10 @@ MEASURED = """
 """
 
 
+MOST_COLUMNS = 6
+"""Models side by side in a table for a terminal."""
+
+
 def find_run(connection: duckdb.DuckDBPyConnection, wanted: str | None) -> str:
     """The run that a user means: an id, the beginning of one, or a spec's name (its newest run); None is the newest.
 
@@ -96,7 +100,8 @@ def _metrics_text(store: Store, run_id: str, title: str, only: Collection[str] |
 def _by_model(
     store: Store, run_id: str, names: tuple[str, ...], grouped: dict[tuple[str, ...], dict[str, str]], title: str
 ) -> str:
-    """A table of one column a model; stage and filter stand in it only where something has another than the usual."""
+    """Tables of one column a model, a few models each; stage and filter stand there only where something has another
+    than the usual."""
     listed = list(_spec(store, run_id).get("models") or ())
     models = sorted(
         {model for found in grouped.values() for model in found},
@@ -105,8 +110,19 @@ def _by_model(
     usual = {"stage": {"main"}, "filter": {"default"}}
     kept = [at for at, name in enumerate(names) if name not in usual or not {key[at] for key in grouped} <= usual[name]]
     ordered = sorted(grouped.items(), key=lambda item: [_natural(part) for part in item[0]])
-    lines = [[*(key[at] for at in kept), *(found.get(model, "") for model in models)] for key, found in ordered]
-    return table([*(names[at] for at in kept), *models], lines, title)
+    heads = [names[at] for at in kept]
+    tables = []
+    for some in _even(models):
+        lines = [[*(key[at] for at in kept), *(found.get(model, "") for model in some)] for key, found in ordered]
+        tables.append(table([*heads, *some], lines, None if tables else title))
+    return "\n\n".join(tables)
+
+
+def _even(models: list[str]) -> list[list[str]]:
+    """As few groups of at most `MOST_COLUMNS` models as there can be, of like size; one group of no models."""
+    groups = max(1, -(-len(models) // MOST_COLUMNS))
+    size = max(1, -(-len(models) // groups))
+    return [models[at : at + size] for at in range(0, max(1, len(models)), size)]
 
 
 def _not_found_text(store: Store, run_id: str) -> str:
@@ -171,13 +187,16 @@ def _measured_text(store: Store, run_id: str) -> str:
             shown = f"{1000 * value:,.1f}"
         grouped.setdefault((row["kind"], row["batch"], row["length"]), {})[name] = shown
     units = {"prefill": "prefill, ms", "decode": "decode, ms a token", "throughput": "throughput, new tokens/s"}
-    lines = [
-        [units[kind], length, batch, *(found.get(name, "") for name in models)]
-        for (kind, batch, length), found in sorted(
-            grouped.items(), key=lambda item: (list(units).index(item[0][0]), item[0])
+    ordered = sorted(grouped.items(), key=lambda item: (list(units).index(item[0][0]), item[0]))
+    tables = [
+        table(
+            ["each model alone", "context", "batch", *some],
+            [[units[kind], length, batch, *(found.get(name, "") for name in some)]
+             for (kind, batch, length), found in ordered],
         )
-    ]
-    return table(["each model alone", "context", "batch", *models], lines) if lines else ""
+        for some in _even(models)
+    ]  # fmt: skip
+    return "\n\n".join(tables) if ordered else ""
 
 
 def finished_table(finished: Finished, store: Store) -> str:
