@@ -29,9 +29,13 @@ class Problem:
     width: int = 1
     source: str = ""
 
-    def __str__(self) -> str:
+    def brief(self) -> str:
+        """The place and the message, in a line."""
         where = f"{self.file}:{self.line}:{self.column}: " if self.line else (f"{self.file}: " if self.file else "")
-        text = where + self.message
+        return where + self.message
+
+    def __str__(self) -> str:
+        text = self.brief()
         if self.source.strip():
             gutter = f"{self.line:>5} | "
             text += f"\n{gutter}{self.source}\n{' ' * 5} | {' ' * (self.column - 1)}{'^' * max(1, self.width)}"

@@ -234,7 +234,7 @@ def _numbers(column: Sequence[str]) -> Sequence[Any]:
             values.append(None)
         elif WHOLE_NUMBER.fullmatch(text):
             values.append(int(text))
-        elif text[-1].isdigit() and text.lstrip("-")[0].isdigit() and _is_float(text):
+        elif text[-1].isdecimal() and text.lstrip("-")[0].isdecimal() and _is_float(text):
             values.append(float(text))
         else:
             return column

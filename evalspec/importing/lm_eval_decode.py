@@ -29,12 +29,14 @@ def decode_block(findings: Findings, separator: str) -> Block:
         findings.refuse("generation_kwargs", f"`until` must be a list of texts, not {until!r}")
         stops = []
     lengths = [kwargs.pop(name) for name in LENGTHS if name in kwargs]
-    length = _number(findings, "max_gen_toks", lengths[0] if lengths else MAX_TOKENS)
+    length = _whole(findings, "generation_kwargs", "max_gen_toks", lengths[0] if lengths else MAX_TOKENS)
     temperature = _number(findings, "temperature", kwargs.pop("temperature", 0.0))
     sample = kwargs.pop("do_sample", temperature > 0)
+    if not isinstance(sample, bool):
+        findings.refuse("generation_kwargs", f"`do_sample` must be true or false, not {sample!r}")
     if sample is True and temperature == 0:
         findings.refuse("generation_kwargs", "`do_sample: true` needs a `temperature` above 0")
-    block: Block = {"max_tokens": max(1, int(length)), "stop": list(dict.fromkeys(stop for stop in stops if stop))}
+    block: Block = {"max_tokens": length, "stop": list(dict.fromkeys(stop for stop in stops if stop))}
     if not sample or temperature == 0:
         for name in ("top_p", "top_k"):
             kwargs.pop(name, None)
@@ -42,13 +44,13 @@ def decode_block(findings: Findings, separator: str) -> Block:
         block["temperature"] = float(temperature)
         if "top_p" in kwargs:
             block["top_p"] = float(_number(findings, "top_p", kwargs.pop("top_p")))
-        block["top_k"] = int(_number(findings, "top_k", kwargs.pop("top_k", SAMPLED_TOP_K)))
+        block["top_k"] = _whole(findings, "generation_kwargs", "top_k", kwargs.pop("top_k", SAMPLED_TOP_K), 0)
         findings.note("answers are sampled by evalspec's own seeds: other answers than the harness's, of the same kind")
     if kwargs.get("num_beams") == 1:
         del kwargs["num_beams"]
     for name in kwargs:
         findings.refuse("generation_kwargs", f"`{name}` has no counterpart in `decode`")
-    repeats = findings.typed("repeats", int, 1, "a whole number")
+    repeats = _whole(findings, "repeats", "repeats", findings.get("repeats", 1))
     if repeats > 1 and "temperature" in block:
         block["repeats"] = repeats
     elif repeats > 1:
@@ -69,6 +71,8 @@ def filter_chains(findings: Findings, repeats: int) -> dict[str, list[Any]]:
             continue
         name = re.sub(r"[^A-Za-z0-9_.-]", "-", item["name"])
         name = name if name[:1].isalpha() else f"filter-{name}"
+        if name in chains:
+            findings.refuse("filter_list", f"two filters are called `{name}`; give each a name of its own")
         if name != item["name"]:
             findings.note(f"the filter `{item['name']}` is called `{name}` here")
         chains[name] = _chain(findings, item["name"], item["filter"], repeats)
@@ -99,7 +103,7 @@ def _chain(findings: Findings, name: str, functions: list[Any], repeats: int) ->
         elif kind == "take_first":
             taken = True
         elif kind == "take_first_k":
-            votes = min(votes, int(rest.pop("k", votes)))
+            votes = min(votes, _whole(findings, "filter_list", f"{name}: k", rest.pop("k", votes)))
         elif kind == "majority_vote":
             voted = True
         else:
@@ -128,7 +132,7 @@ def _step(findings: Findings, name: str, kind: str, rest: Block) -> Any:
         return step
     if kind == "map" and set(rest) <= {"mapping_dict", "default_value"}:
         pairs, default = rest.get("mapping_dict") or {}, rest.get("default_value")
-        texts = [*pairs, *pairs.values(), *([default] if "default_value" in rest else [])]
+        texts = [*pairs, *pairs.values()] if isinstance(pairs, dict) else [None]
         if isinstance(default, str) and all(isinstance(text, str) for text in texts):
             return {"map": dict(pairs), "fallback": default}
         findings.refuse("filter_list", f"`{name}`: `map` goes from texts to texts here, with a text as `default_value`")
@@ -137,8 +141,17 @@ def _step(findings: Findings, name: str, kind: str, rest: Block) -> Any:
     return None
 
 
+def _whole(findings: Findings, key: str, name: str, value: Any, least: int = 1) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value) or value < least:
+        findings.refuse(key, f"`{name}` must be a whole number of at least {least}, not {value!r}")
+        return least
+    return int(value)
+
+
 def _number(findings: Findings, key: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         findings.refuse("generation_kwargs", f"`{key}` must be a number, not {value!r}")
         return 0.0
+    if value < 0:
+        findings.refuse("generation_kwargs", f"`{key}` must not be below 0, but is {value!r}")
     return value

@@ -60,6 +60,15 @@ def kind_of(values: Mapping[str, Any]) -> Kind | None:
     return "task" if "task" in values else None
 
 
+def name_in(config: Config) -> str:
+    """What a task or group calls itself. Raises HarnessError where that is no text."""
+    key = "group" if kind_of(config.values) == "group" else "task"
+    name = config.values[key]
+    if not isinstance(name, str) or not name.strip():
+        raise HarnessError([config.place(key).problem(f"`{key}` is the name, a text in quotes, not {name!r}")])
+    return name
+
+
 class Index:
     """Every name below some folders. Later folders win over earlier ones."""
 
@@ -94,7 +103,8 @@ class Index:
         """The tasks that a name stands for. Raises HarnessError for a name that is not there."""
         entry = self.entries.get(name)
         if entry is None:
-            raise HarnessError(f"there is no task, group or tag `{name}`.{suggest(name, self.entries)}")
+            near = suggest(name, self.entries)
+            raise HarnessError(f"there is no task, group or tag `{name}`.{near}{self._unread()}")
         return list(self._expand(entry, {}, {}, ()))
 
     def leaves_of(self, config: Config) -> list[Leaf]:
@@ -103,8 +113,13 @@ class Index:
         if kind is None:
             says = "has neither `task:` nor `group:`; other files include it, and one of them is the task"
             raise HarnessError([Problem(says, str(config.path))])
-        name = str(config.values["group" if kind == "group" else "task"])
-        return list(self._expand(Entry(name, kind, config), {}, {}, ()))
+        return list(self._expand(Entry(name_in(config), kind, config), {}, {}, ()))
+
+    def _unread(self) -> str:
+        """What to say where a name is missing that a broken file may hold."""
+        if not self.broken:
+            return ""
+        return f" {len(self.broken)} files there cannot be read; the first: {self.broken[0].problems[0].brief()}"
 
     def _expand(
         self, entry: Entry, over: Mapping[str, Any], places: Mapping[str, Place], inside: tuple[str, ...]
@@ -142,6 +157,8 @@ class Index:
         inside: tuple[str, ...],
     ) -> Iterator[Leaf]:
         place = group.place("task")
+        if members is not None and not isinstance(members, str | list):
+            raise HarnessError([place.problem(f"`task` of a group is a name or a list of names, not {members!r}")])
         for member in [members] if isinstance(members, str) else members or ():
             said = member if isinstance(member, dict) else {"task": member}
             key = "group" if "group" in said else "task"
@@ -159,4 +176,5 @@ class Index:
             else:
                 missing = str(said.get("task"))
                 near = suggest(missing, self.entries)
-                raise HarnessError([place.problem(f"group `{name}` has a task `{missing}` that is not there.{near}")])
+                lacks = f"group `{name}` has a task `{missing}` that is not there.{near}{self._unread()}"
+                raise HarnessError([place.problem(lacks)])

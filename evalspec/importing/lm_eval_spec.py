@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from evalspec.errors import SpecError
-from evalspec.importing.lm_eval_index import Index, Leaf, installed_tasks, kind_of
+from evalspec.importing.lm_eval_index import Index, Leaf, installed_tasks, kind_of, name_in
 from evalspec.importing.lm_eval_task import Carried, carry, task_name
 from evalspec.importing.lm_eval_yaml import Config, HarnessError, Reader
 from evalspec.spec import loads
@@ -108,7 +108,7 @@ def _leaves(target: str, include_paths: Sequence[Path]) -> tuple[str, list[Leaf]
     if path.suffix in (".yaml", ".yml") or path.is_file():
         config = reader.read(path) if path.is_file() else _missing(path)
         if kind_of(config.values) == "task":
-            leaf = Leaf(str(config.values["task"]), config)
+            leaf = Leaf(name_in(config), config)
             return leaf.name, [leaf], []
         index = Index([*folders, path.parent], reader)
         return str(config.values.get("group", path.stem)), index.leaves_of(config), _of_group(config)

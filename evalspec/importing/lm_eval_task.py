@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from evalspec.data.rows import load_rows
-from evalspec.errors import EvalspecError, suggest
+from evalspec.errors import EvalspecError, in_a_line, suggest
 from evalspec.importing.lm_eval_data import data_block, evaluated_split, shots_split
 from evalspec.importing.lm_eval_decode import decode_block, filter_chains, only_takes_first
 from evalspec.importing.lm_eval_findings import FOREIGN, HARMLESS, Findings
@@ -29,7 +29,7 @@ from evalspec.importing.lm_eval_texts import (
     text_template,
     yields_an_index,
 )
-from evalspec.importing.lm_eval_yaml import HarnessError, functions
+from evalspec.importing.lm_eval_yaml import HarnessError, foreign_values, functions
 from evalspec.spec.data import DataBlock
 
 CARRIED = (
@@ -60,7 +60,7 @@ def carry(leaf: Leaf, root: Path) -> Carried:
 
     Raises HarnessError with every key that cannot be carried over.
     """
-    findings = Findings(leaf.config)
+    findings = Findings(leaf.config, notes=list(leaf.config.notes))
     _refuse_what_no_spec_can_say(findings)
     if findings.problems:
         raise HarnessError(findings.problems)
@@ -73,6 +73,8 @@ def carry(leaf: Leaf, root: Path) -> Carried:
 
 def _refuse_what_no_spec_can_say(findings: Findings) -> None:
     for key, value in findings.config.values.items():
+        for foreign in foreign_values(value) if key in CARRIED else ():
+            findings.refuse(key, f"holds {foreign!r}; a spec holds texts, finite numbers, lists and mappings")
         for function in functions(value):
             said = f"`{key}` calls Python (`!function {function.name}`), and a spec never runs any"
             findings.problems.append(function.place.problem(said))
@@ -88,12 +90,12 @@ class _Task:
     def __init__(self, findings: Findings, root: Path) -> None:
         self.findings = findings
         self.kind = findings.get("output_type", "generate_until")
-        if self.kind not in DEFAULTS:
+        if not isinstance(self.kind, str) or self.kind not in DEFAULTS:
             findings.refuse("output_type", f"must be one of {', '.join(DEFAULTS)}, not {self.kind!r}")
             self.kind = "generate_until"
         self.split = evaluated_split(findings)
         self.data = data_block(findings, self.split, root)
-        self.row = first_row(self.data, root)
+        self.row = first_row(self.data, root, findings)
         self.root = root
         self.delimiter = findings.typed("target_delimiter", str, " ", "text")
         self.separator = findings.typed("fewshot_delimiter", str, "\n\n", "text")
@@ -213,10 +215,15 @@ class _Task:
             findings.refuse("fewshot_config", f"the sampler `{sampler}` has no counterpart")
         block: Block = {"n": count, "sampler": "first" if sampler == "first_n" else "random"}
         split = config.get("split") or findings.get("fewshot_split")
+        if split is not None and not isinstance(split, str):
+            key = "fewshot_config" if config.get("split") else "fewshot_split"
+            findings.refuse(key, f"the split {split!r} is no text")
+            return {}
         samples = config.get("samples")
         if split is None and samples is not None:
-            if not isinstance(samples, list) or not all(isinstance(row, dict) for row in samples) or not samples:
-                findings.refuse("fewshot_config", "`samples` must be a list of rows")
+            rows = isinstance(samples, list) and all(isinstance(row, dict) for row in samples) and samples
+            if not rows or not all(isinstance(column, str) for row in samples for column in row):
+                findings.refuse("fewshot_config", "`samples` must be a list of rows, their columns named by texts")
                 return {}
             block["data"] = {"rows": samples}
         else:
@@ -253,14 +260,15 @@ def _first_row(block: str, root: Path) -> Columns | None:
     return dict.fromkeys(rows.columns) | dict(rows.rows[0].values)
 
 
-def first_row(block: Block, root: Path) -> Columns | None:
+def first_row(block: Block, root: Path, findings: Findings) -> Columns | None:
     """The first row of a file that is at hand, with a null for each column that it lacks; None for anything else."""
     if "file" not in block:
         return None
     try:
         return _first_row(json.dumps(block), root)
-    except EvalspecError:
-        return None  # validation says what is wrong with it
+    except EvalspecError as error:
+        findings.note(f"names are taken for columns, since the data cannot be read: {in_a_line(error)}")
+        return None
 
 
 def task_name(name: str) -> str:

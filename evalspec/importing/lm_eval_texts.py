@@ -61,11 +61,11 @@ def index_template(
         findings.refuse(key, "a list of right choices is carried over from a template only")
         return 0
     template = target_template(findings, key, value, row)
-    if template.isdigit():
+    if template.isdecimal():
         return int(template)
     found = EXPRESSION.fullmatch(template)
     is_column = template != value
-    never_digits = isinstance(choices, list) and not any(choice.isdigit() for choice in choices)
+    never_digits = isinstance(choices, list) and not any(choice.isdecimal() for choice in choices)
     if found is None or is_column or never_digits or WHOLE.fullmatch(found[2]):
         return template
     return f"{{{{ {_operand(found[2])} | as_index }}}}"
@@ -90,7 +90,7 @@ def choice_templates(findings: Findings, key: str, value: Any, row: Columns | No
     if found is None:
         try:  # a list written out, with templates in its texts
             listed = ast.literal_eval(template.strip())
-        except (SyntaxError, ValueError):
+        except (SyntaxError, ValueError, MemoryError, RecursionError):
             listed = None
         if isinstance(listed, list) and len(listed) > 1 and all(isinstance(item, str) for item in listed):
             return [_checked(findings, key, item) for item in listed]
@@ -126,11 +126,11 @@ def yields_an_index(template: Any, value: Any, row: Columns | None) -> bool:
             shown = compiled.evaluate(row)
         except PromptError:
             return False
-        return isinstance(shown, int) or (template == value and str(shown).isdigit())
+        return isinstance(shown, int) or (template == value and str(shown).isdecimal())
     found = EXPRESSION.fullmatch(template)
     # A column of such a name holds a number; if it does not after all, no choice is called so and the run says it.
     likely = value in ("label", "answer", "gold", "index", "idx")
-    return likely or value.isdigit() or bool(found and WHOLE.fullmatch(found[2]))
+    return likely or value.isdecimal() or bool(found and WHOLE.fullmatch(found[2]))
 
 
 def _operand(expression: str) -> str:

@@ -6,17 +6,21 @@ but a `!function` is never looked up: it stays a `Function` that says where it s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import chain
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from evalspec.errors import EvalspecError, Problem
+from evalspec.errors import EvalspecError, Problem, in_a_line
 
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml: the harness ships 14,000 files
+
+MAX_VALUES = 100_000  # most values once aliases are written out: a few lines of aliases can name billions
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,8 @@ class Config:
     path: Path
     values: Mapping[str, Any]
     places: Mapping[str, Place] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    """What to tell of the files: keys that stand twice, of which the harness takes the last."""
 
     def place(self, key: str) -> Place:
         """Where a key stands; the top of the file where the key stands nowhere."""
@@ -72,7 +78,7 @@ class Config:
 
     def over(self, values: Mapping[str, Any], places: Mapping[str, Place]) -> Config:
         """This with other keys laid over it, as a group does to its tasks."""
-        return Config(self.path, {**self.values, **values}, {**self.places, **places})
+        return replace(self, values={**self.values, **values}, places={**self.places, **places})
 
 
 class Reader:
@@ -92,7 +98,7 @@ class Reader:
         return self._known[path]
 
     def _read(self, path: Path, inside: tuple[Path, ...]) -> Config:
-        own, places = _parse(path)
+        own, places, notes = _parse(path)
         include = own.pop("include", None)
         place = places.pop("include", Place(path, 1))
         values: dict[str, Any] = {}
@@ -105,11 +111,12 @@ class Reader:
             part = self.read(path.parent / name, inside)
             values |= {key: value for key, value in part.values.items() if key != "task_list"}
             merged |= part.places
-        return Config(path, values | own, merged | places)
+            notes += part.notes
+        return Config(path, values | own, merged | places, notes)
 
 
-def _parse(path: Path) -> tuple[dict[str, Any], dict[str, Place]]:
-    """The mapping in one file, and the line of each of its keys."""
+def _parse(path: Path) -> tuple[dict[str, Any], dict[str, Place], tuple[str, ...]]:
+    """The mapping in one file, the line of each of its keys, and what to tell of it."""
 
     class Loader(_Base):  # type: ignore[misc]  # a class of its own holds the constructor that knows the file
         pass
@@ -121,6 +128,8 @@ def _parse(path: Path) -> tuple[dict[str, Any], dict[str, Place]]:
     try:
         loader = Loader(path.read_bytes())
         root = loader.get_single_node()
+        if root is not None:
+            _count(root, path, (), 0)
         values = loader.construct_document(root) if root is not None else None
     except OSError as error:
         raise HarnessError([Problem(f"cannot be read: {error.strerror or error}", str(path))]) from None
@@ -128,17 +137,51 @@ def _parse(path: Path) -> tuple[dict[str, Any], dict[str, Place]]:
         mark = error.problem_mark or error.context_mark
         place = Place(path, mark.line + 1 if mark else 1)
         raise HarnessError([place.problem(f"not YAML: {error.problem or error.context}")]) from None
+    except yaml.reader.ReaderError as error:
+        place = Place(path, path.read_bytes()[: error.position].count(b"\n") + 1)
+        raise HarnessError([place.problem(f"not YAML: {error.reason}; save it as UTF-8 text")]) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise HarnessError([Problem(f"not YAML: {error}", str(path))]) from None
+        raise HarnessError([Problem(f"not YAML: {in_a_line(error)}", str(path))]) from None
     if not isinstance(values, dict):
         raise HarnessError([Place(path, 1).problem("a task is a mapping of keys to values")])
-    lines = {key.value: Place(path, key.start_mark.line + 1) for key, _ in root.value if hasattr(key, "value")}
-    return {str(key): value for key, value in values.items()}, {key: lines[key] for key in values if key in lines}
+    keys = [(key.value, key.start_mark.line + 1) for key, _ in root.value if isinstance(key, yaml.ScalarNode)]
+    lines = dict(keys)
+    twice = tuple(
+        f"`{key}` stands twice in {path.name}, on lines {line} and {lines[key]}: the last counts, as in the harness"
+        for key, line in keys
+        if line != lines[key]
+    )
+    places = {key: Place(path, lines[key]) for key in values if key in lines}
+    return {str(key): value for key, value in values.items()}, places, twice
+
+
+def _count(node: yaml.Node, path: Path, inside: tuple[yaml.Node, ...], counted: int) -> int:
+    """How many values stand under a node with its aliases written out, and that it ends."""
+    counted += 1
+    if node in inside or counted > MAX_VALUES:
+        endless = "this anchor holds an alias to itself, so that it would never end"
+        said = endless if node in inside else f"aliases here write out to more than {MAX_VALUES:,} values"
+        raise HarnessError([Place(path, node.start_mark.line + 1).problem(said)])
+    if not isinstance(node, yaml.ScalarNode):
+        for item in chain.from_iterable(node.value) if isinstance(node, yaml.MappingNode) else node.value:
+            counted = _count(item, path, (*inside, node), counted)
+    return counted
 
 
 def functions(value: Any) -> list[Function]:
     """Every `!function` within a value."""
     if isinstance(value, Function):
         return [value]
-    inside = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
-    return [found for item in inside for found in functions(item)]
+    return [found for item in _inside(value) for found in functions(item)]
+
+
+def foreign_values(value: Any) -> list[Any]:
+    """What YAML can write and a spec cannot say, within a value: dates, bytes, sets, numbers that are not finite."""
+    if isinstance(value, Mapping | list):
+        return [found for item in _inside(value) for found in foreign_values(item)]
+    plain = value is None or isinstance(value, str | int | Function) or (isinstance(value, float) and isfinite(value))
+    return [] if plain else [value]
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()

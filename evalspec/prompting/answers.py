@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +53,7 @@ def _index(target: Any, choices: tuple[str, ...], row: Row, where: str) -> int:
     text = str(target)
     if not isinstance(target, int) and text in choices:
         return choices.index(text)
-    if text.strip().lstrip("-").isdigit() and 0 <= int(text) < len(choices):
+    if re.fullmatch(r"\s*-?[0-9]{1,9}\s*", text) and 0 <= int(text) < len(choices):
         return int(text)
     if text in choices:
         return choices.index(text)

@@ -50,7 +50,7 @@ def _as_index(value: Any) -> Any:
     Where choices are numbers themselves, `{{ answer }}` names the choice that reads like it, and
     `{{ answer | as_index }}` the one at that place.
     """
-    return int(value) if isinstance(value, str) and value.isdigit() else value
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
 
 
 def _as_list(value: Any) -> Any:

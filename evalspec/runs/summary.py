@@ -141,7 +141,7 @@ def _not_found_text(store: Store, run_id: str) -> str:
 def _natural(text: str) -> list[tuple[int, str]]:
     """A sorting key by which k=3 stands before k=10."""
     parts = re.split(r"(\d+)", text)
-    return [(int(part), "") if part.isdigit() else (0, part) for part in parts]
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in parts]
 
 
 def _spec(store: Store, run_id: str) -> dict[str, Any]:

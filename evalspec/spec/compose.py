@@ -124,7 +124,7 @@ def put(tree: Node, location: Location, value: Node) -> Node:
     Missing mappings on the way are made; the last key or index decides.
     """
     step, *rest = location
-    if isinstance(tree.value, list) and str(step).isdigit() and int(step) < len(tree.value):
+    if isinstance(tree.value, list) and str(step).isdecimal() and int(step) < len(tree.value):
         items, index = list(tree.value), int(step)
         items[index] = put(items[index], tuple(rest), value) if rest else merge(items[index], value)
         return replace(tree, value=items)

@@ -209,7 +209,7 @@ def _locate(path: str, rest: str, done: Location, slot: Slot, tree: Node) -> lis
         return _locate(path, tail, (*done, head), ANYTHING, tree)
     if slot.under(0) is not None:
         length = len(node.value) if node is not None and node.is_list else 0
-        if not head.isdigit() or int(head) >= length:
+        if not head.isdecimal() or int(head) >= length:
             places = f"places 0 to {length - 1}" if length else "no items yet; set it as a whole"
             raise PathError(f"{where} is a list with {places}; `{head}` is none of them")
         below = slot.under(int(head))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +199,18 @@ def test_what_has_no_counterpart_is_refused(more: str, line: str) -> None:
         ("metric_list: [{metric: exact_match, hf_evaluate: true}]\n", "`evaluate`"),
         ("metric_list: [{metric: exact_match, odd: 1}]\n", "no option `odd`"),
         ("dataset_name: x\ndescription: '{{ q | nofilter }}'\n", "No filter named 'nofilter'"),
+        ("generation_kwargs: {max_gen_toks: 0}\n", "`max_gen_toks` must be a whole number of at least 1, not 0"),
+        ("generation_kwargs: {max_gen_toks: .inf}\n", "holds inf"),
+        ("generation_kwargs: {temperature: 1, top_k: .nan}\n", "holds nan"),
+        ("generation_kwargs: {temperature: 1, do_sample: maybe}\n", "`do_sample` must be true or false"),
+        ("repeats: -2\ngeneration_kwargs: {temperature: 1}\n", "`repeats` must be a whole number"),
+        ("filter_list: [{name: a, filter: [{function: take_first_k, k: some}]}]\n", "`a: k` must be a whole number"),
+        ("filter_list: [{name: a, filter: [{function: map, mapping_dict: [x]}]}]\n", "from texts to texts"),
+        ("filter_list: [{name: a, filter: []}, {name: a, filter: []}]\n", "two filters are called `a`"),
+        ("output_type: [a]\n", "must be one of multiple_choice"),
+        ("fewshot_split: [a]\n", "the split ['a'] is no text"),
+        ("fewshot_config: {samples: [{q: 2020-01-31}]}\n", "holds datetime.date(2020, 1, 31)"),
+        ("fewshot_config: {samples: [{3: x}]}\n", "columns named by texts"),
     ],
 )
 def test_what_a_generation_has_no_counterpart_for_is_refused(more: str, line: str) -> None:
@@ -271,12 +284,48 @@ def test_a_spec_of_the_same_name_is_not_written_over(capsys: pytest.CaptureFixtu
         ("include: base.yaml\n", "there is no file"),
         ("dataset_path: json\n", "neither `task:` nor `group:`"),
         ("task: t\nx: !!python/object:os.system {}\n", "not YAML"),
+        ("task: t\nx: &a [*a]\n", "t.yaml:2:1: this anchor holds an alias to itself"),
+        (
+            "a: &a [x]\n" + "".join(f"{b}: &{b} [{f'*{a},' * 9}]\n" for a, b in zip("abcdef", "bcdefg", strict=True)),
+            "100,000 values",
+        ),
+        ("task: t\ndescription: 'caf\udce9'\n", "t.yaml:2:1: not YAML: invalid trailing UTF-8 octet; save it as UTF-8"),
+        ("task: null\n", "`task` is the name"),
+        ("group: [g]\ntask: t\n", "`group` is the name"),
+        ("group: g\ntask: 3\n", "a name or a list of names, not 3"),
     ],
 )
 def test_a_broken_file_says_where(text: str, said: str) -> None:
-    Path("t.yaml").write_text(text)
-    with pytest.raises(EvalspecError, match=said.replace("[", r"\[")):
+    Path("t.yaml").write_text(text, errors="surrogateescape")
+    with pytest.raises(EvalspecError, match=re.escape(said)):
         import_lm_eval("t.yaml")
+
+
+def test_a_name_that_is_missing_beside_a_broken_file_names_that_file() -> None:
+    Path("broken.yaml").write_text("task: [\n")
+    with pytest.raises(
+        HarnessError, match=r"`nope` that is not there. 1 files there cannot be read; the first: .*broken"
+    ):
+        imported("group: g\ntask: [nope]\n")
+
+
+def test_a_key_that_stands_twice_is_told_and_counts_as_in_the_harness() -> None:
+    spec = imported(CHOICE, "description: one\ndescription: two\n")
+    assert yaml.safe_load(spec.text)["tasks"]["t"]["prompt"]["description"] == "two"
+    assert any("`description` stands twice in t.yaml, on lines 10 and 11" in note for note in spec.notes)
+
+
+def test_data_that_cannot_be_read_is_told_since_names_are_then_taken_for_columns() -> None:
+    Path("rows.jsonl").write_text('{"q": ')
+    assert any("cannot be read: rows.jsonl:1:6: not JSON" in note for note in imported(CHOICE).notes)
+
+
+@pytest.mark.parametrize("written", ["²", "-" * 50_000 + "1", "[" * 5_000])
+def test_what_only_looks_like_a_number_or_a_list_is_a_text(written: str) -> None:
+    assert block(CHOICE.replace("doc_to_target: label", f'doc_to_target: "{written}"'))["prompt"]["target"] == written
+    assert (
+        "one `{{ expression }}`" in reasons(CHOICE.replace("doc_to_choice: options", f'doc_to_choice: "{written}"'))[0]
+    )
 
 
 def test_a_name_that_is_nowhere_says_what_to_do() -> None:

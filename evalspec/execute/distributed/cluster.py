@@ -136,10 +136,10 @@ def _connect(ray: Any, address: str) -> None:
         return
     host, _, port = address.rpartition(":")
     try:
-        if host and port.isdigit():  # Ray itself would try for two minutes
+        if host and port.isdecimal():  # Ray itself would try for two minutes
             socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(address=address, **quiet)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, OverflowError, RuntimeError, ValueError) as error:  # a port beyond 65,535 overflows
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         hint = "" if os.environ.get("RAY_AUTH_MODE") else "; one that wants a token needs RAY_AUTH_MODE=token here too"
         raise BackendError(f"`--ray {address}`: there is no Ray cluster to join: {first}{hint}") from error

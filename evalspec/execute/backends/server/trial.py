@@ -151,7 +151,7 @@ async def _cache_block(client: Client, served: Served) -> int | None:
     told = dict(re.findall(r'[{,](enable_prefix_caching|block_size)="(\w+)"', page or ""))
     if told.get("enable_prefix_caching") == "False":
         return None
-    return int(told["block_size"]) if told.get("block_size", "").isdigit() else CACHE_BLOCK
+    return int(told["block_size"]) if told.get("block_size", "").isdecimal() else CACHE_BLOCK
 
 
 def _refused(client: Client, reason: str) -> BackendError:
