@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from evalspec.errors import PromptError, suggest
+from evalspec.errors import PromptError, in_a_line, suggest
+from evalspec.prompting.sandbox import Sandbox, bounded
 from evalspec.prompting.steps import corrupt_number, first_steps, last_number, steps
 
 
@@ -31,12 +31,8 @@ def _not_null(value: Any) -> Any:
     return value
 
 
-_FILES = ImmutableSandboxedEnvironment(
-    undefined=jinja2.StrictUndefined, finalize=_not_null, trim_blocks=True, lstrip_blocks=True
-)
-_INLINE = ImmutableSandboxedEnvironment(
-    undefined=jinja2.StrictUndefined, finalize=_not_null, keep_trailing_newline=True
-)
+_FILES = Sandbox(finalize=_not_null, trim_blocks=True, lstrip_blocks=True)
+_INLINE = Sandbox(finalize=_not_null, keep_trailing_newline=True)
 
 
 def _regex_replace(text: object, pattern: str, replacement: str, count: int = 0) -> str:
@@ -85,24 +81,26 @@ class Template:
         Raises PromptError naming what is missing or null.
         """
         try:
-            return self._compiled.render(values)
+            with bounded():
+                return self._compiled.render(values)
         except jinja2.UndefinedError as error:
             raise PromptError(self._undefined(error, values, row)) from None
         except NullError:
             raise PromptError(self._null(values, row)) from None
-        except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, OverflowError) as error:
-            raise PromptError(f"{self.where}: {_the_row(row)} cannot be rendered: {error}") from None
+        except Exception as error:  # an expression can raise whatever Python can
+            raise PromptError(f"{self.where}: {_the_row(row)} cannot be rendered: {in_a_line(error)}") from None
 
     def evaluate(self, values: Mapping[str, Any], row: str = "") -> Any:
         """Like `render`, but a template that is one `{{ expression }}` keeps its value's type (a list, a number)."""
         if self._expression is None:
             return self.render(values, row)
         try:
-            value = self._expression(**values)
+            with bounded():
+                value = self._expression(**values)
         except jinja2.UndefinedError as error:
             raise PromptError(self._undefined(error, values, row)) from None
-        except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
-            raise PromptError(f"{self.where}: {_the_row(row)} cannot be evaluated: {error}") from None
+        except Exception as error:  # an expression can raise whatever Python can
+            raise PromptError(f"{self.where}: {_the_row(row)} cannot be evaluated: {in_a_line(error)}") from None
         if isinstance(value, jinja2.Undefined):
             has = f"{_the_row(row)} has {_columns(values)}"
             raise PromptError(f"{self.where}: `{self.text.strip()}` is undefined; {has}")
@@ -151,6 +149,8 @@ def compile_template(source: str, root: Path, where: str) -> Template:
         expression = environment.compile_expression(single[1], undefined_to_none=False) if single else None
     except jinja2.TemplateSyntaxError as error:
         raise PromptError(f"{where}: line {error.lineno}: {error.message}") from None
+    except RecursionError:
+        raise PromptError(f"{where}: is nested too deeply") from None
     return Template(where, text, compiled, expression)
 
 

@@ -57,6 +57,40 @@ def test_the_sandbox_reaches_no_code(attack: str) -> None:
         compile_template(attack, ROOT, "x").render({"row": []})
 
 
+@pytest.mark.parametrize(
+    ("endless", "said"),
+    [
+        ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "more than 1,000,000 turns"),
+        ("{% for i in 'x' * 9999 %}{% for j in 'x' * 9999 if false %}{% endfor %}{% endfor %}", "1,000,000 turns"),
+        (
+            "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(90) }}",
+            "1,000,000 turns",
+        ),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion"),
+        ("{% for row in rows recursive %}{{ loop(rows) }}{% endfor %}", "recursion"),
+        ("{{ 10 ** (10 ** 8) }}", "a power of more than 100,000 bits"),
+        ("{{ 'x' * 10 ** 12 }}", "100,000,000 items"),
+        ("{{ rows | regex_replace('((', '') }}", "unterminated subpattern"),
+        ("{{ rows | random }}", "another prompt each time"),
+        ("{{ lipsum() }}", "another prompt each time"),
+    ],
+)
+def test_a_template_ends_and_says_what_is_wrong_with_it(endless: str, said: str) -> None:
+    with pytest.raises(PromptError, match=rf"tasks\.t\.prompt\.template: the row `r7` cannot be .*{said}"):
+        compile_template(endless, ROOT, "tasks.t.prompt.template").render({"rows": [1]}, "r7")
+
+
+def test_a_template_that_is_nested_too_deeply_is_refused() -> None:
+    with pytest.raises(PromptError, match="nested too deeply"):
+        compile_template("{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}", ROOT, "x")
+
+
+def test_counting_turns_changes_no_text() -> None:
+    source = "{% for r in rows if r > 1 %}{{ loop.index }}{{ r }}{% else %}none{% endfor %}"
+    assert compile_template(source, ROOT, "x").render({"rows": [1, 2, 3]}) == "1223"
+    assert compile_template(source, ROOT, "x").render({"rows": [1]}) == "none"
+
+
 def test_a_file_reads_as_the_prompt_does(tmp_path: Path) -> None:
     (tmp_path / "p.jinja").write_text("{% for p in passages %}\n- {{ p }}\n{% endfor %}\nQuestion: {{ q }}\nAnswer:\n")
     template = compile_template("p.jinja", tmp_path, "x")
