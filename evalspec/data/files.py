@@ -125,9 +125,21 @@ def _text_of(content: bytes, shown: str, first_line: int = 1) -> str:
         ) from error
 
 
+class _TwiceError(Exception):
+    """A key stands twice in one object: the earlier value would be dropped in silence."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> Values:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise _TwiceError(next(name for name in names if names.count(name) > 1))
+    return values
+
+
 def _parse(text: str, shown: str, first_line: int = 1) -> Any:
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_once)
         half = HALF_CHARACTER.search(text)
         if half:
             json.dumps(value, ensure_ascii=False).encode()
@@ -144,6 +156,8 @@ def _parse(text: str, shown: str, first_line: int = 1) -> Any:
             f"{shown}:{at}: holds half a character ({error.object[error.start]!a}), which is no text; "
             "write the whole pair, or U+FFFD"
         ) from error
+    except _TwiceError as error:
+        raise DataError(f"{shown}:{first_line}: the key `{error}` stands twice in one object; drop one") from None
     except (RecursionError, ValueError) as error:  # nested too deep; a number of thousands of digits
         raise DataError(f"{shown}:{first_line}: not readable as JSON: {error}") from error
     return value

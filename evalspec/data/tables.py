@@ -13,6 +13,7 @@ from typing import Any
 
 import duckdb
 
+from evalspec.data.interrupting import interruptible
 from evalspec.errors import DataError
 
 # One thread: without an ORDER BY, the order of a join's or an aggregate's rows must be the same each time.
@@ -41,7 +42,7 @@ def read_parquet(path: Path, shown: str) -> list[dict[str, Any]]:
 def read_sql(query: str, database: str | None, root: Path) -> list[dict[str, Any]]:
     """Rows of one SELECT. Relative file names start at `root`; `database` is attached read-only.
 
-    `random()` starts from the same seed each time. Raises DataError with DuckDB's words.
+    `random()` starts from the same seed each time. Raises DataError with DuckDB's words. Ctrl-C interrupts it.
     """
     # DuckDB tries the working directory before any search path, so a stray file of the same name would win.
     with duckdb.connect(":memory:", config=SETTINGS) as connection, contextlib.chdir(root):
@@ -53,7 +54,7 @@ def read_sql(query: str, database: str | None, root: Path) -> list[dict[str, Any
                 found = f"{len(kinds)} statements" if len(kinds) != 1 else f"a statement of the kind {kinds[0]}"
                 raise DataError(f"`sql` is one SELECT; this is {found}: {_short(query)}")
             connection.execute("SELECT setseed(0)").fetchall()
-            return _fetch(connection, query.strip().rstrip(";"), "the query")
+            return interruptible(connection, lambda: _fetch(connection, query.strip().rstrip(";"), "the query"))
         except duckdb.Error as error:
             raise DataError(f"`sql` failed: {error}\n    in: {_short(query)}") from error
 

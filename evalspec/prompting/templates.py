@@ -96,7 +96,7 @@ class Template:
             return self.render(values, row)
         try:
             with bounded():
-                value = self._expression(**values)
+                value = self._expression(values)  # by place: a column may be called `self`
         except jinja2.UndefinedError as error:
             raise PromptError(self._undefined(error, values, row)) from None
         except Exception as error:  # an expression can raise whatever Python can

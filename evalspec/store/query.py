@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+from evalspec.data.interrupting import interruptible
 from evalspec.errors import StoreError, suggest
 from evalspec.store.formats import Table
 from evalspec.store.schema import TABLES
@@ -64,16 +63,7 @@ def query(store: Store, sql: str) -> Table:
 
 
 def _fetch(connection: duckdb.DuckDBPyConnection, sql: str) -> Table:
-    """Run a checked query in a thread of its own: DuckDB misses Ctrl-C in long ones, a waiting thread does not."""
-    with ThreadPoolExecutor(max_workers=1) as thread:
-        answer = thread.submit(_run, connection, sql)
-        try:
-            return answer.result()
-        except KeyboardInterrupt:
-            while not answer.done():
-                connection.interrupt()
-                time.sleep(0.01)
-            raise
+    return interruptible(connection, lambda: _run(connection, sql))
 
 
 def _run(connection: duckdb.DuckDBPyConnection, sql: str) -> Table:

@@ -22,6 +22,7 @@ GOOD = b'{"a": 1}\n'
         ("x.jsonl", GOOD + b'{"a": "\\ud83d"}\n', ["x.jsonl:2:", "half a character"]),
         ("x.jsonl", GOOD + b'{"a": ' + b"[" * 100_000 + b"\n", ["x.jsonl:2:"]),
         ("x.jsonl", GOOD + b'{"a": ' + b"9" * 5_000 + b"}\n", ["x.jsonl:2:", "not readable"]),
+        ("x.jsonl", GOOD + b'{"a": 1, "b": {"c": 1, "c": 2}}\n', ["x.jsonl:2:", "the key `c` stands twice"]),
         ("x.json", b'[\n {"a": 1},\n {"a": 2,}\n]', ["x.json:3:", "not JSON"]),
         ("x.json", GOOD + b'{"a": 2,}\n', ["x.json:2:", "not JSON"]),
         ("x.json", b'[{"a": 1}, 5]', ["x.json", "row 2", "a number"]),

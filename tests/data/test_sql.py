@@ -1,5 +1,8 @@
 """One SELECT gives rows; anything else is refused, and DuckDB's own words are passed on."""
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import duckdb
@@ -113,3 +116,24 @@ def test_a_database_that_is_none_is_an_error(root: Path) -> None:
         rows(root, "SELECT 1", database="nope.duckdb")
     with pytest.raises(DataError, match=r"database data/answers\.csv cannot be opened"):
         rows(root, "SELECT 1", database="data/answers.csv")
+
+
+def test_ctrl_c_interrupts_a_query() -> None:
+    code = """
+from pathlib import Path
+from evalspec.data.tables import read_sql
+print("asking", flush=True)
+try:
+    read_sql("SELECT count(*) FROM range(9999999) a, range(9999999) b WHERE a.range * b.range = 3", None, Path())
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None and child.stdout.readline() == "asking\n"
+        with pytest.raises(subprocess.TimeoutExpired):
+            child.wait(1)
+        child.send_signal(signal.SIGINT)
+        try:
+            assert child.communicate(timeout=20)[0] == "interrupted\n"
+        finally:
+            child.kill()

@@ -143,9 +143,14 @@ def test_the_written_steps_lead_to_the_answer() -> None:
         ("world.labels", 10, {"categories": 40}, "2 to 12"),
         ("world.records", 10, {"n": 0}, "not 0"),
         ("world.arithmetic", 10, {"turns": 0}, "not 0"),
+        ("world.arithmetic", 10, {"turns": []}, r"`turns` as a whole number from 1 to 10000, not \[\]"),
+        ("world.arithmetic", 10, {"turns": [3, "four"]}, "not 'four'"),
+        ("world.records", 10, {"n": 2.5}, "`n` as a whole number from 1 to 230, not 2.5"),
+        ("world.labels", 10, {"categories": None}, "not None"),
+        ("world.passages", 10, {"towns": "many"}, r"1 to \d+ towns, not 'many'"),
     ],
 )
-def test_what_a_world_cannot_give_is_said(name: str, count: int, options: dict[str, int], message: str) -> None:
+def test_what_a_world_cannot_give_is_said(name: str, count: int, options: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         generate(name, 1, count, **options)
 

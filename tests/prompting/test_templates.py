@@ -22,6 +22,7 @@ def test_a_single_expression_keeps_its_type() -> None:
     assert compile_template("{{ ids }}", ROOT, "x").evaluate({"ids": ["a", "b"]}) == ["a", "b"]
     assert compile_template("{{ n + 1 }}", ROOT, "x").evaluate({"n": 1}) == 2
     assert compile_template("n={{ n }}", ROOT, "x").evaluate({"n": 1}) == "n=1"
+    assert compile_template("{{ self }}", ROOT, "x").evaluate({"self": 1}) == 1, "a column may have this name"
     assert compile_template("{{ a }}{{ b }}", ROOT, "x").evaluate({"a": 1, "b": 2}) == "12"
 
 

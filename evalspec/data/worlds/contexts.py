@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from random import Random
+from typing import Any
 
 from evalspec.data.worlds.chance import shuffled
 from evalspec.errors import DataError
@@ -58,3 +59,11 @@ def check_count(generator: str, option: str, value: object, low: int, high: int 
     if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
         bounds = f"of at least {low}" if high is None else f"from {low} to {high}"
         raise DataError(f"`{generator}` needs `{option}` as a whole number {bounds}, not {value!r}")
+
+
+def sizes_of(generator: str, option: str, value: int | Sequence[int], high: int) -> Sequence[int]:
+    """The sizes that rows take in turn, each of 1 … `high`. DataError for any other, and for none at all."""
+    sizes: list[Any] = list(value) if isinstance(value, list | tuple) and value else [value]
+    for size in sizes:
+        check_count(generator, option, size, 1, high)
+    return sizes

@@ -57,8 +57,8 @@ def draw_world(rng: Random, *, people: int = PEOPLE, towns: int = TOWNS, things:
         (towns, len(lexicon.TOWNS), "towns"),
         (things, NAMES * NAMES, "things"),
     ):
-        if not 1 <= asked <= most:
-            raise DataError(f"a world has 1 to {most} {what}, not {asked}")
+        if type(asked) is not int or not 1 <= asked <= most:
+            raise DataError(f"a world has 1 to {most} {what}, not {asked!r}")
     firsts = shuffled(rng, lexicon.FIRST_NAMES, NAMES)
     lasts = shuffled(rng, lexicon.LAST_NAMES, NAMES)
     materials = shuffled(rng, lexicon.MATERIALS, NAMES)

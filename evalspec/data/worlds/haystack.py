@@ -25,6 +25,7 @@ from evalspec.errors import DataError, suggest
 Kind = Literal["single", "multi_key", "multi_value", "multi_query"]
 DEFAULT_COUNT = 200
 MOST_NEEDLES = 16
+MOST_WORDS = 10_000_000
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\s*\n\s*")
 
 
@@ -53,6 +54,9 @@ def haystack(
     """
     _check(kind, length, depth, needles)
     needles = 1 if kind == "single" else needles
+    for option, said in (("documents", documents), ("column", column)):
+        if said is not None and not isinstance(said, str):
+            raise DataError(f"`world.haystack` needs `{option}` as a text, not {said!r}")
     sentences = _sentences(documents, column, root) if documents is not None else None
     each = needles if kind == "multi_query" else 1
     rows: list[dict[str, Any]] = []
@@ -99,7 +103,7 @@ def _check(kind: str, length: int, depth: float | None, needles: int) -> None:
     kinds = get_args(Kind)
     if kind not in kinds:
         raise DataError(f"`world.haystack` has no kind `{kind}`.{suggest(kind, kinds)} Kinds: {', '.join(kinds)}")
-    check_count("world.haystack", "length", length, 1)
+    check_count("world.haystack", "length", length, 1, MOST_WORDS)
     check_count("world.haystack", "needles", needles, 1, MOST_NEEDLES)
     check_depth("world.haystack", depth)
     if depth is not None and kind in ("multi_value", "multi_query"):

@@ -17,6 +17,7 @@ from evalspec.data.worlds.contexts import check_count, pieces
 from evalspec.errors import DataError
 
 DEFAULT_COUNT = 200
+MOST_REPEATS = 100_000
 
 
 @GENERATORS.register("world.patterns")
@@ -31,7 +32,7 @@ def patterns(
     begin as fewer do. DataError unless 2 ≤ period and period + gap words are known.
     """
     check_count("world.patterns", "period", period, 2)
-    check_count("world.patterns", "repeats", repeats, 0)
+    check_count("world.patterns", "repeats", repeats, 0, MOST_REPEATS)
     check_count("world.patterns", "gap", gap, 0)
     if period + gap > len(lexicon.WORDS):
         raise DataError(

@@ -18,13 +18,14 @@ from evalspec.data.generators import GENERATORS
 from evalspec.data.worlds import lexicon
 from evalspec.data.worlds.arithmetic import draw_dial
 from evalspec.data.worlds.chance import below, pick, shuffled, stream
-from evalspec.data.worlds.contexts import check_count, check_depth, depth_of, pieces, places
+from evalspec.data.worlds.contexts import check_count, check_depth, depth_of, pieces, places, sizes_of
 from evalspec.data.worlds.facts import PEOPLE, THINGS, TOWNS, world_of
 from evalspec.data.worlds.pairs import draw_pairs
 from evalspec.errors import DataError
 
 Row = dict[str, Any]
 
+MOST_TURNS = 10_000
 DEFAULT_COUNT = 200  # where a spec gives none and the world sets no bound of its own
 
 
@@ -84,8 +85,7 @@ def labels(seed: int, count: int | None = None, *, categories: int = 4) -> list[
 
     DataError unless 2 ≤ categories ≤ 12. Chance is 1 / categories.
     """
-    if not 2 <= categories <= len(lexicon.CATEGORIES):
-        raise DataError(f"`world.labels` has 2 to {len(lexicon.CATEGORIES)} categories, not {categories}")
+    check_count("world.labels", "categories", categories, 2, len(lexicon.CATEGORIES))
     rng = stream("labels", seed)
     names = shuffled(rng, list(lexicon.CATEGORIES), categories)
     words = shuffled(rng, lexicon.LABELS, categories)
@@ -118,10 +118,8 @@ def records(
     `depth` is the place of the asked record from 0 (first) to 1 (last); as an option it says which are asked, those
     nearest to it. DataError unless 1 ≤ n ≤ the number of keys and queries ≤ n.
     """
-    sizes = [n] if isinstance(n, int) else list(n)
+    sizes = sizes_of("world.records", "n", n, len(lexicon.KEYS))
     for size in sizes:
-        if not 1 <= size <= len(lexicon.KEYS):
-            raise DataError(f"`world.records` has 1 to {len(lexicon.KEYS)} records, not {size}")
         check_count("world.records", "queries", queries, 1, size)
     check_depth("world.records", depth)
     rng = stream("records", seed)
@@ -153,10 +151,7 @@ def records(
 @GENERATORS.register("world.arithmetic")
 def arithmetic(seed: int, count: int | None = None, *, turns: int | Sequence[int] = 4) -> list[Row]:
     """A dial and its turns. With several numbers of `turns`, rows take them in turn. DataError for fewer than one."""
-    sizes = [turns] if isinstance(turns, int) else list(turns)
-    for size in sizes:
-        if size < 1:
-            raise DataError(f"`world.arithmetic` turns the dial at least once, not {size} times")
+    sizes = sizes_of("world.arithmetic", "turns", turns, MOST_TURNS)
     rng = stream("arithmetic", seed)
     rows = []
     for number in range(DEFAULT_COUNT if count is None else count):
