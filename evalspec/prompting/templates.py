@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
+from jinja2.runtime import TemplateReference
 
 from evalspec.errors import PromptError, in_a_line, suggest
 from evalspec.prompting.sandbox import Sandbox, bounded
@@ -24,15 +25,22 @@ class NullError(ValueError):
     """A template wrote a null."""
 
 
-def _not_null(value: Any) -> Any:
-    """A null has no text: Jinja's `None` in a prompt or a right answer is a hole in the data that nobody would see."""
+def _with_text(value: Any) -> Any:
+    """A null has no text: Jinja's `None` in a prompt or a right answer is a hole in the data that nobody would see.
+
+    Nor has code: `{{ range }}`, `{{ text.title }}` and a `map` without `list` show addresses, others in each process.
+    """
     if value is None:
         raise NullError
+    if isinstance(value, jinja2.Undefined):  # says itself what is missing
+        return value
+    if callable(value) or isinstance(value, Iterator | TemplateReference):
+        raise TypeError(f"a {type(value).__name__} has no text; is it a column's name, or `()` or `| list` missing?")
     return value
 
 
-_FILES = Sandbox(finalize=_not_null, trim_blocks=True, lstrip_blocks=True)
-_INLINE = Sandbox(finalize=_not_null, keep_trailing_newline=True)
+_FILES = Sandbox(finalize=_with_text, trim_blocks=True, lstrip_blocks=True)
+_INLINE = Sandbox(finalize=_with_text, keep_trailing_newline=True)
 
 
 def _regex_replace(text: object, pattern: str, replacement: str, count: int = 0) -> str:
@@ -97,6 +105,9 @@ class Template:
         try:
             with bounded():
                 value = self._expression(values)  # by place: a column may be called `self`
+                if isinstance(value, Iterator):
+                    value = list(value)
+                value = None if value is None else _with_text(value)
         except jinja2.UndefinedError as error:
             raise PromptError(self._undefined(error, values, row)) from None
         except Exception as error:  # an expression can raise whatever Python can

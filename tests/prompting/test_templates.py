@@ -22,7 +22,8 @@ def test_a_single_expression_keeps_its_type() -> None:
     assert compile_template("{{ ids }}", ROOT, "x").evaluate({"ids": ["a", "b"]}) == ["a", "b"]
     assert compile_template("{{ n + 1 }}", ROOT, "x").evaluate({"n": 1}) == 2
     assert compile_template("n={{ n }}", ROOT, "x").evaluate({"n": 1}) == "n=1"
-    assert compile_template("{{ self }}", ROOT, "x").evaluate({"self": 1}) == 1, "a column may have this name"
+    assert compile_template("{{ n }}", ROOT, "x").evaluate({"n": 1, "self": 2}) == 1, "a column may have any name"
+    assert compile_template("{{ a | map('upper') }}", ROOT, "x").evaluate({"a": ["x"]}) == ["X"]
     assert compile_template("{{ a }}{{ b }}", ROOT, "x").evaluate({"a": 1, "b": 2}) == "12"
 
 
@@ -31,6 +32,14 @@ def test_a_null_is_an_error_and_never_the_word_none(source: str) -> None:
     template = compile_template(source, ROOT, "tasks.t.prompt.target")
     with pytest.raises(PromptError, match=r"tasks\.t\.prompt\.target: .*row `r7` is null.*`q`.*`\{\{ q or '…' \}\}`"):
         template.evaluate({"q": None, "row": {"q": None}}, "r7")
+
+
+@pytest.mark.parametrize(
+    "source", ["{{ range }}", "{{ q.title }}", "{{ self }}", "{{ dict }}", "- {{ q | map('upper') }}"]
+)
+def test_code_is_an_error_and_never_an_address_in_a_prompt(source: str) -> None:
+    with pytest.raises(PromptError, match=r"the row `r7` cannot be .* has no text; is it a column's name"):
+        compile_template(source, ROOT, "x").evaluate({"q": "a"}, "r7")
 
 
 def test_a_template_may_say_what_stands_for_a_null() -> None:
