@@ -69,7 +69,7 @@ def build(config: Mapping[str, Any]) -> RecurrentLanguageModel:
         if family == "mamba":
             return Mamba(MambaConfig.of(config))
         return Mamba2(Mamba2Config.of(config))
-    except TypeError as error:
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:  # sizes that are no numbers, or zero
         raise ModelError(f"config.json of a {family} model: {error}") from error
 
 

@@ -177,6 +177,16 @@ def test_a_checkpoint_that_lacks_a_weight_is_refused_and_not_filled_with_random_
                 opened(model(tmp_path, name, backend=backend))
 
 
+def test_a_config_with_fewer_layers_than_the_weights_is_refused_and_no_layer_left_out(
+    root: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(root / "llama", tmp_path / "llama")
+    config = json.loads((root / "llama" / "config.json").read_text())
+    (tmp_path / "llama" / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 1}))
+    with pytest.raises(ModelError, match=r"more layers than its config\.json names: nothing takes model\.layers\.1\."):
+        open_transformers(model(tmp_path, "llama"))
+
+
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 BROKEN = {
     "a truncated file of weights": {WEIGHTS: 2000},
@@ -190,6 +200,7 @@ BROKEN = {
     "a generation config that is not JSON": {"generation_config.json": "{"},
     "a generation config that is a list": {"generation_config.json": "[]"},
     "a config with too few numbers": {CONFIG: '{"model_type": "%s", "hidden_size": 7}'},
+    "a config with a zero": {CONFIG: '{"model_type": "%s", "num_attention_heads": 0, "conv_kernel": 0, "expand": 0}'},
     "a config with a word for a number": {CONFIG: '{"model_type": "%s", "num_hidden_layers": "two"}'},
 }
 

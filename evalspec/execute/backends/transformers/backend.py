@@ -13,7 +13,8 @@ Which it is, is tried out when the model is opened, by its own numbers; `models/
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,10 @@ from evalspec.plan.forest import Tokens
 from evalspec.plan.pack import Pack
 from evalspec.ssm.checkpoints import UNREADABLE
 
-LOADING_ERRORS = (*UNREADABLE, StrictDataclassError, ValueError, KeyError, TypeError, AttributeError, ImportError)
+LOADING_ERRORS = (
+    *(*UNREADABLE, StrictDataclassError, ValueError, KeyError, TypeError),
+    *(AttributeError, ImportError, ArithmeticError),
+)
 """What transformers raises for directories that hold no model, half of one, or one that it does not know."""
 
 
@@ -173,9 +177,21 @@ def open_transformers(model: Model) -> TransformersBackend:
             f"models.{model.name}: {model.directory} lacks {len(missing)} of the weights that its config.json names: "
             f"{shown}; the files are incomplete, or of another model"
         )
+    beyond = _further_layers(found["unexpected_keys"], loaded.state_dict())
+    if beyond:  # transformers would leave them out and go on with a shorter model
+        raise ModelError(
+            f"models.{model.name}: {model.directory} holds more layers than its config.json names: nothing takes "
+            f"{beyond[0]}{' …' if len(beyond) > 1 else ''}; its `num_hidden_layers` is too small"
+        )
     return TransformersBackend(
         loaded if spread else loaded.to(device),
         model.tokenizer,
         end_tokens=end_tokens_of(model),
         batch_tokens=model.block.batch_tokens,
     )
+
+
+def _further_layers(unexpected: Iterable[str], taken: Iterable[str]) -> list[str]:
+    """The weights, of those that a model did not take, that are called as its own but for a layer's number."""
+    known = {re.sub(r"\.\d+\.", ".N.", name) for name in taken}
+    return [name for name in sorted(unexpected) if re.sub(r"\.\d+\.", ".N.", name) in known]
