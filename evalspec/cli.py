@@ -341,6 +341,9 @@ def _compare(options: argparse.Namespace) -> int:
     from evalspec.runs.compare import compare, comparison_json
 
     store = _store(options.store)
+    architectures = [_pair(text, "--architecture", "NAME=PATTERN") for text in options.architecture]
+    if len(dict(architectures)) < len(architectures):
+        raise EvalspecError("--architecture: each name stands once; commas part several patterns: NAME=ONE,OTHER-*")
     found = compare(
         store,
         options.run,
@@ -349,7 +352,7 @@ def _compare(options: argparse.Namespace) -> int:
         tasks=options.task,
         filter=options.filter,
         models=[_pair(text, "--model", "A=B") for text in options.model],
-        architectures=dict(_pair(text, "--architecture", "NAME=PATTERN") for text in options.architecture),
+        architectures=dict(architectures),
         page=(options.reports or options.store.parent) if options.html else None,
     )
     print(json.dumps(comparison_json(found), indent=1) if options.json else found.text)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from evalspec.errors import StoreError, suggest
-from evalspec.runs.run import Finished
 from evalspec.spec.needs import METRICS as DECLARED
 from evalspec.spec.needs import metric_of
 from evalspec.store import Store
@@ -18,6 +17,8 @@ from evalspec.tabular import table
 
 if TYPE_CHECKING:
     import duckdb
+
+    from evalspec.runs.run import Finished  # which brings torch: listing runs should not wait for it
 
 RUNS = """
     SELECT r.run_id, r.spec_name, r.status, r.started_at, r.finished_at, r.plan_id,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import Final, Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import Field, model_validator
 
@@ -115,8 +115,10 @@ class ModelBlock(Block):
             for key in ("device", "device_map", "dtype", "batch_tokens"):
                 if getattr(self, key) not in (None, "auto"):
                     found.append(((key,), "is the server's own to choose; leave it out"))
-            address = urlsplit(self.url or "")
-            if "@" in address.netloc:
+            address = _address(self.url or "")
+            if address is None:
+                found.append((("url",), "is no address: `http://HOST:PORT/v1`, the port at most 65535"))
+            elif "@" in address.netloc:
                 found.append((("url",), "holds a user or a password, and would be stored; name the environment "
                               "variable of a key by `server.key`"))  # fmt: skip
             elif address.query or address.fragment:
@@ -124,3 +126,13 @@ class ModelBlock(Block):
         if found:
             raise misfits(found)
         return self
+
+
+def _address(url: str) -> SplitResult | None:
+    """The parts of an address, None where its host or port is none."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # read on demand: a word or a number too large shows here
+    except ValueError:
+        return None
+    return parts if parts.hostname and parts.netloc.isprintable() and " " not in parts.netloc else None

@@ -216,3 +216,16 @@ def test_every_verb_of_the_contract_is_there() -> None:
     assert all(
         verb in told for verb in ("init", "validate", "plan", "run", "report", "compare", "sql", "ls", "show", "schema")
     )
+
+
+def test_a_name_of_an_architecture_stands_once(tmp_path: Path) -> None:
+    store = tmp_path / "s.duckdb"
+    store.touch()
+    names = [part for one in ("a=x", "a=y", "b=z") for part in ("--architecture", one)]
+    done = evalspec("compare", *names, "--store", store, code=2)
+    assert "--architecture: each name stands once" in done.stderr
+
+
+def test_runs_are_listed_without_torch() -> None:
+    code = "import sys, evalspec.runs.summary; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

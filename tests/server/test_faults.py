@@ -277,6 +277,10 @@ def test_without_a_named_variable_no_key_is_sent(
     [
         ({"url": "http://me:secret@host/v1"}, "holds a user or a password, and would be stored"),
         ({"url": "https://host/v1?api_key=secret"}, "holds a query"),
+        ({"url": "http://host:99999/v1"}, "is no address"),
+        ({"url": "http://host:port/v1"}, "is no address"),
+        ({"url": "http://[::1/v1"}, "is no address"),
+        ({"url": "http://my host/v1"}, "is no address"),
         ({"device": "cuda"}, "is the server's own to choose"),
         ({"dtype": "float16"}, "is the server's own to choose"),
         ({"backend": "transformers"}, "belongs to `backend: server`"),

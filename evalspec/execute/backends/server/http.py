@@ -148,7 +148,7 @@ class Client:
         if response.status_code == 200:
             try:
                 return response.json()
-            except ValueError:
+            except (ValueError, RecursionError):  # the latter where it is nested without end
                 raise Malformed("is not JSON") from None
         raise self._refusal(path, response)
 
