@@ -112,7 +112,7 @@ def _by_model(
     kept = [at for at, name in enumerate(names) if name not in usual or not {key[at] for key in grouped} <= usual[name]]
     ordered = sorted(grouped.items(), key=lambda item: [_natural(part) for part in item[0]])
     heads = [names[at] for at in kept]
-    tables = []
+    tables: list[str] = []
     for some in _even(models):
         lines = [[*(key[at] for at in kept), *(found.get(model, "") for model in some)] for key, found in ordered]
         tables.append(table([*heads, *some], lines, None if tables else title))
