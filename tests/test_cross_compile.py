@@ -93,6 +93,7 @@ def cases() -> list[Case]:
         indices |= dict.fromkeys(("port_token_ptr", "port_chunk_ptr", "chain_port_ptr"), "i32")
         indices |= dict.fromkeys(("chain_start_ptr", "chain_stop_ptr"), "i32")
         tile = {"P": block, "PART": block, "WIDE": not narrow}
+        whole = {"TILES": 64 // block, "Q": block, "CHUNK": 64, "N": 128, "N_PART": block, "WIDE": not narrow}
         held = activations | indices
         counts = ("tokens", "heads", "heads_a_group", "delta_row", "first")
         found += [
@@ -101,11 +102,8 @@ def cases() -> list[Case]:
                 warps=2, any_integers=counts, note=f"ssd {kind}",
             ),
             Case(ssd, "state_kernel", held, {"N": block, **tile}, any_integers=counts, note=f"ssd {kind}"),
-            Case(
-                ssd, "output_kernel", held,
-                tile | {"TILES": 64 // block, "Q": block, "PART": 32, "N": 128, "N_PART": block},
-                warps=8, any_integers=counts, note=f"ssd {kind}",
-            ),
+            Case(ssd, "scores_kernel", held, whole, any_integers=("groups",), note=f"ssd {kind}"),
+            Case(ssd, "output_kernel", held, whole | {"P": block}, any_integers=counts, note=f"ssd {kind}"),
             *(
                 Case(
                     ssd, "step_kernel", held | states, {"P": 32, "N": 128}, any_integers=counts,

@@ -187,7 +187,7 @@ def ssd_case(pack: Pack, on: str, widths: Widths, draw: Draw, *, started: bool =
     inner, chunk = h * p, min(SSD_CHUNK, t)
     operations = t * (2.0 * chunk * (n + inner) + 4 * inner * n + 2 * inner * n / chunk)
     tunable = {
-        "chunk": [64, 128, 256], "tile": [64, 128], "part": [32, 64],
+        "chunk": [64, 128, 256], "tile": [64, 128],
         "warps": [4, 8], "output_warps": [4, 8], "stages": [1, 2, 3],
     }  # fmt: skip
     return Case("SSD", on, inputs, run, moved, operations, draw.dtype, tolerance(draw.dtype), tunable)

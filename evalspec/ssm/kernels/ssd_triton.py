@@ -7,7 +7,8 @@ a token, and s running over the chunk's tokens on the path to q (s ≤ q < reach
     h_m = exp(a_m) h_entry + Σ_s exp(a_m − a_s) Δ_s x_s B_sᵀ
 
 States are computed only behind *ports*: tokens that are some chunk's entry, and last tokens of the segments of `keep`.
-First come the sums a, then the states port by port (runs of ports that continue each other in one program), then all y.
+First come the sums a, then the states port by port (runs of ports that continue each other in one program), then the
+products C_q · B_s, once for all heads that share B and C, then all y.
 
 Glossary: t tokens of the row · h heads · p head size · n state · g groups that share B and C · m states kept · b rows
 """
@@ -24,8 +25,8 @@ from evalspec.plan.pack import Pack
 from evalspec.ssm.kernels.packed import ports_on, power_of_two
 
 CHUNK = 64  # longer chunks write fewer states and multiply larger matrices
-TILE, PART = 64, 32  # tokens whose y a program computes, or whose products one for states adds; those added for y
-WARPS, OUTPUT_WARPS = 4, 8  # of the programs that find states, and of those that find y: with four these would spill
+TILE = 64  # tokens whose y a program computes, or whose products one for states adds
+WARPS, OUTPUT_WARPS = 4, 4  # of the programs that find states, and of those that find scores and y
 
 
 @cache
@@ -48,7 +49,6 @@ def ssd_packed_triton(
     state: Tensor | None = None,
     chunk: int = CHUNK,
     tile: int = TILE,
-    part: int = PART,
     warps: int = WARPS,
     output_warps: int = OUTPUT_WARPS,
     stages: int = 1,
@@ -73,10 +73,11 @@ def ssd_packed_triton(
     # Products of float32 take twice the registers and the local memory. (Triton's interpreter knows no others.)
     wide = x.dtype == torch.float32 or not x.is_cuda
     full = max(16, power_of_two(min(chunk, tokens)))
-    tile, part = min(tile // 2 if wide else tile, full), min(part, full)
+    tile = min(tile // 2 if wide else tile, full)
     p_block = max(16, min(32 if wide else 64, power_of_two(size)))
     n_block = max(16, min(32 if wide else 64, power_of_two(n)))
     p_blocks, n_blocks = -(-size // p_block), -(-n // n_block)
+    scores = torch.empty(len(ports.start), groups, full, full, dtype=torch.float32, device=x.device)
     chunks, tiles, first = len(ports.start), full // tile, 0
     shape = (tokens, heads, heads // groups, size, n)
     with torch.cuda.device(x.device):
@@ -92,10 +93,15 @@ def ssd_packed_triton(
                 p_block, n_block, tile, wide, num_warps=warps, num_stages=stages,
             )  # fmt: skip
             first += count
+        _kernels().scores_kernel[(chunks * groups * tiles,)](
+            B, C, scores, ports.start, ports.stop, ports.reach, groups, n,
+            *B.stride()[:2], *C.stride()[:2],
+            tiles, tile, full, n_blocks * n_block, n_block, wide, num_warps=output_warps, num_stages=stages,
+        )  # fmt: skip
         _kernels().output_kernel[(chunks * tiles * heads, p_blocks)](
-            x, B, C, D, scalars, given, states, y, ports.start, ports.stop, ports.source, ports.reach,
-            *shape, *x.stride()[:2], *B.stride()[:2], *C.stride()[:2],
-            tiles, tile, part, p_block, n_blocks * n_block, n_block, wide, num_warps=output_warps, num_stages=stages,
+            x, C, D, scalars, scores, given, states, y, ports.start, ports.stop, ports.source,
+            *shape, *x.stride()[:2], *C.stride()[:2],
+            tiles, tile, full, p_block, n_blocks * n_block, n_block, wide, num_warps=output_warps, num_stages=stages,
         )  # fmt: skip
     return y, states[: len(pack.keep)]
 

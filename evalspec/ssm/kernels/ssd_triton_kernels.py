@@ -46,12 +46,12 @@ def cumulative_kernel(
     t = start + tl.arange(0, CHUNK)
     A = tl.load(a_ptr + head).to(tl.float64) * LOG2_E
     total = tl.zeros((CHUNK,), tl.float64)
-    for first in tl.static_range(0, CHUNK, PART):
+    for first in range(0, CHUNK, PART):
         s = start + first + tl.arange(0, PART)
         reach = tl.load(reach_ptr + s, mask=s < stop, other=0)
         delta = tl.load(delta_ptr + s.to(tl.int64) * delta_row + head, mask=s < stop, other=0.0).to(tl.float64)
-        on_path = (s[None, :] <= t[:, None]) & (t[:, None] < reach[None, :])
-        total += tl.sum(tl.where(on_path, (delta * A)[None, :], 0.0), axis=1)
+        on_path = (s[:, None] <= t[None, :]) & (t[None, :] < reach[:, None])  # s, t: a lane sums its own token's
+        total += tl.sum(tl.where(on_path, (delta * A)[:, None], 0.0), axis=0)
     high = total.to(tl.float32)
     delta = tl.load(delta_ptr + t.to(tl.int64) * delta_row + head, mask=t < stop, other=0.0)
     at = scalars_ptr + head.to(tl.int64) * tokens + t
@@ -111,11 +111,42 @@ def state_kernel(
         tl.store(states_ptr + port.to(tl.int64) * step + tile, h, mask=tile_in)
 
 
+@triton.jit
+def scores_kernel(
+    b_ptr, c_ptr, scores_ptr, start_ptr, stop_ptr, reach_ptr, groups, n_state, b_row, b_group, c_row, c_group,
+    TILES: tl.constexpr, Q: tl.constexpr, CHUNK: tl.constexpr,
+    N: tl.constexpr, N_PART: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    """C · B of Q tokens of a chunk with those before them on their paths, zeros elsewhere: a group's heads share it."""
+    tile = tl.program_id(0) % TILES
+    group = tl.program_id(0) // TILES % groups
+    chunk = tl.program_id(0) // TILES // groups
+    start, stop = tl.load(start_ptr + chunk), tl.load(stop_ptr + chunk)
+    at_q, at_s = tile * Q + tl.arange(0, Q), tl.arange(0, CHUNK)
+    q, s = tl.minimum(start + at_q, stop - 1), tl.minimum(start + at_s, stop - 1)  # cheaper than masks
+    b_ptr += group * b_group
+    c_ptr += group * c_group
+    scores = tl.zeros((Q, CHUNK), tl.float32)
+    for first in tl.static_range(0, N, N_PART):
+        n = first + tl.arange(0, N_PART)
+        n_in = n < n_state
+        c_at = q.to(tl.int64)[:, None] * c_row + n[None, :]
+        b_at = s.to(tl.int64)[None, :] * b_row + n[:, None]  # transposed: n, s
+        C = tl.load(c_ptr + c_at, mask=n_in[None, :], other=0.0)
+        B = tl.load(b_ptr + b_at, mask=n_in[:, None], other=0.0)
+        scores = add_product(scores, C, B, c_ptr.dtype.element_ty, WIDE)
+    reach = tl.load(reach_ptr + s)
+    on_path = (at_s[None, :] <= at_q[:, None]) & (start + at_q[:, None] < reach[None, :])
+    place = tl.program_id(0) // TILES * CHUNK  # the chunk's and group's first row
+    scores_at = scores_ptr + (place.to(tl.int64) + at_q)[:, None] * CHUNK + at_s[None, :]
+    tl.store(scores_at, tl.where(on_path, scores, 0.0))
+
+
 @triton.jit(do_not_specialize=["tokens", "heads"])
 def output_kernel(
-    x_ptr, b_ptr, c_ptr, d_ptr, scalars_ptr, given_ptr, states_ptr, y_ptr, start_ptr, stop_ptr, source_ptr, reach_ptr,
-    tokens, heads, heads_a_group, size, n_state, x_row, x_head, b_row, b_group, c_row, c_group,
-    TILES: tl.constexpr, Q: tl.constexpr, PART: tl.constexpr,
+    x_ptr, c_ptr, d_ptr, scalars_ptr, scores_ptr, given_ptr, states_ptr, y_ptr, start_ptr, stop_ptr, source_ptr,
+    tokens, heads, heads_a_group, size, n_state, x_row, x_head, c_row, c_group,
+    TILES: tl.constexpr, Q: tl.constexpr, CHUNK: tl.constexpr,
     P: tl.constexpr, N: tl.constexpr, N_PART: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """y of Q tokens of a chunk, one head and P of its values: from the chunk's entry, and from the tokens within."""
@@ -123,57 +154,42 @@ def output_kernel(
     chunk = tl.program_id(0) // heads // TILES
     tile = tl.program_id(0) // heads % TILES
     start, stop = tl.load(start_ptr + chunk), tl.load(stop_ptr + chunk)
-    begin = start + tile * Q
-    if begin >= stop:
+    if start + tile * Q >= stop:
         return
-    q = begin + tl.arange(0, Q)
+    at_q, at_s = tile * Q + tl.arange(0, Q), tl.arange(0, CHUNK)
+    q, s = tl.minimum(start + at_q, stop - 1), tl.minimum(start + at_s, stop - 1)  # cheaper than masks
     p = tl.program_id(1) * P + tl.arange(0, P)
-    q_in, p_in = q < stop, p < size
+    p_in = p < size
     step = heads.to(tl.int64) * size * n_state
     plane = heads.to(tl.int64) * tokens
     scalars_ptr += head * tokens
     x_ptr += head * x_head
-    b_ptr += head // heads_a_group * b_group
     c_ptr += head // heads_a_group * c_group
     kind: tl.constexpr = x_ptr.dtype.element_ty
-    high, low = tl.load(scalars_ptr + q, mask=q_in, other=0.0), tl.load(scalars_ptr + plane + q, mask=q_in, other=0.0)
+    high, low = tl.load(scalars_ptr + q), tl.load(scalars_ptr + plane + q)
     y = tl.zeros((Q, P), tl.float32)
     entry_ptr, known = entry_state(states_ptr, given_ptr, tl.load(source_ptr + chunk).to(tl.int64), step, n_state)
     for first in tl.static_range(0, N, N_PART):
         n = first + tl.arange(0, N_PART)
         n_in = n < n_state
         c_at = q.to(tl.int64)[:, None] * c_row + n[None, :]
-        C = tl.load(c_ptr + c_at, mask=q_in[:, None] & n_in[None, :], other=0.0)
+        C = tl.load(c_ptr + c_at, mask=n_in[None, :], other=0.0)
         h_at = head * size * n_state + p[None, :] * n_state + n[:, None]  # transposed: n, p
         h = tl.load(entry_ptr + h_at, mask=p_in[None, :] & (n[:, None] < known), other=0.0)
         y = add_product(y, C, h, kind, WIDE)
     y *= tl.exp2(high + low)[:, None]
-    for before in range(start, tl.minimum(begin + Q, stop), PART):
-        s = before + tl.arange(0, PART)
-        s_in = s < stop
-        scores = tl.zeros((Q, PART), tl.float32)
-        for first in tl.static_range(0, N, N_PART):
-            n = first + tl.arange(0, N_PART)
-            n_in = n < n_state
-            c_at = q.to(tl.int64)[:, None] * c_row + n[None, :]
-            b_at = s.to(tl.int64)[None, :] * b_row + n[:, None]  # transposed: n, s
-            C = tl.load(c_ptr + c_at, mask=q_in[:, None] & n_in[None, :], other=0.0)
-            B = tl.load(b_ptr + b_at, mask=n_in[:, None] & s_in[None, :], other=0.0)
-            scores = add_product(scores, C, B, kind, WIDE)
-        reach = tl.load(reach_ptr + s, mask=s_in, other=0)
-        high_s = tl.load(scalars_ptr + s, mask=s_in, other=0.0)
-        low_s = tl.load(scalars_ptr + plane + s, mask=s_in, other=0.0)
-        delta = tl.load(scalars_ptr + 2 * plane + s, mask=s_in, other=0.0)
-        on_path = (s[None, :] <= q[:, None]) & (q[:, None] < reach[None, :])
-        exponent = (high[:, None] - high_s[None, :]) + (low[:, None] - low_s[None, :])
-        weighted = scores * tl.exp2(tl.where(on_path, exponent, float("-inf"))) * delta[None, :]
-        x = tl.load(x_ptr + s.to(tl.int64)[:, None] * x_row + p[None, :], mask=s_in[:, None] & p_in[None, :], other=0.0)
-        y = add_product(y, weighted, x, kind, WIDE)
-    inside = q_in[:, None] & p_in[None, :]
-    x = tl.load(x_ptr + q.to(tl.int64)[:, None] * x_row + p[None, :], mask=inside, other=0.0)
+    high_s, low_s = tl.load(scalars_ptr + s), tl.load(scalars_ptr + plane + s)
+    delta = tl.load(scalars_ptr + 2 * plane + s)
+    exponent = (high[:, None] - high_s[None, :]) + (low[:, None] - low_s[None, :])
+    place = (chunk * (heads // heads_a_group) + head // heads_a_group) * CHUNK  # of its group, as stored
+    scores = tl.load(scores_ptr + (place + at_q)[:, None] * CHUNK + at_s[None, :])
+    weighted = scores * tl.exp2(tl.minimum(exponent, 0.0)) * delta[None, :]  # decays: none is above 0 on a path
+    x = tl.load(x_ptr + s.to(tl.int64)[:, None] * x_row + p[None, :], mask=p_in[None, :], other=0.0)
+    y = add_product(y, weighted, x, kind, WIDE)
+    x = tl.load(x_ptr + q.to(tl.int64)[:, None] * x_row + p[None, :], mask=p_in[None, :], other=0.0)
     y += tl.load(d_ptr + head) * x.to(tl.float32)
     y_at = y_ptr + (q.to(tl.int64)[:, None] * heads + head) * size + p[None, :]
-    tl.store(y_at, y.to(y_ptr.dtype.element_ty), mask=inside)
+    tl.store(y_at, y.to(y_ptr.dtype.element_ty), mask=(start + at_q < stop)[:, None] & p_in[None, :])
 
 
 @triton.jit
