@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +22,10 @@ State = Any
 hidden vector of the last position, which predicts the next token."""
 
 
-def _none() -> NDArray[np.int64]:
-    return np.zeros(0, np.int64)
+NOWHERE: NDArray[np.int64] = np.zeros(0, np.int64)
 
 
-@dataclass(frozen=True, eq=False)
-class Span:
+class Span(NamedTuple):
     """Tokens to feed from a state.
 
     tokens   (t,) int32, at least one
@@ -39,13 +37,12 @@ class Span:
 
     tokens: Tokens
     parent: State | int | None = None
-    offsets: NDArray[np.int64] = field(default_factory=_none)
-    targets: NDArray[np.int64] = field(default_factory=_none)
+    offsets: NDArray[np.int64] = NOWHERE
+    targets: NDArray[np.int64] = NOWHERE
     keep: bool = False
 
 
-@dataclass(frozen=True, eq=False)
-class Extended:
+class Extended(NamedTuple):
     """What feeding a span gave: the state if asked, and for each target its natural log-probability (float32) and
     whether it was the likeliest token there."""
 

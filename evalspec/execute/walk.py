@@ -21,7 +21,6 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from evalspec.execute.protocols import (
     DecodeRequest,
@@ -118,12 +117,13 @@ class _Walk:
                 self.last_child[above] = node
         self.ends: dict[int, list[int]] = defaultdict(list)
         self.generates: set[int] = set()
-        for number, leaf in enumerate(forest.leaf.tolist()):
+        leaves = forest.leaf.tolist()
+        for number, leaf in enumerate(leaves):
             self.ends[leaf].append(number)
             if forest.requests[number].decoding:
                 self.generates.add(leaf)
         self.wanted: dict[int, dict[tuple[int, int], int]] = defaultdict(dict)
-        self.slots = [self._slots(number) for number in range(len(forest.requests))]
+        self.slots = [self._slots(*ending) for ending in zip(forest.requests, leaves, strict=True)]
         self.scored: dict[int, tuple[list[float], list[bool]]] = {}  # log-probabilities and greedy flags of a node
         self.states: dict[int, State] = {}  # after nodes of the path that later ones continue
         self.waiting: dict[int, State] = {}  # after prompts that are to be answered
@@ -131,17 +131,17 @@ class _Walk:
         self.uncounted = dict(enumerate(self.length))
         self.again = 0  # tokens fed again since the last result
 
-    def _slots(self, number: int) -> list[tuple[int, int]]:
-        """For each target of a request, the node whose position predicts it and its place among that node's targets."""
-        request, node = self.forest.requests[number], int(self.forest.leaf[number])
+    def _slots(self, request: Request, node: int) -> list[tuple[int, int]]:
+        """For each target of a request that ends in this node, the node whose position predicts it and its place among
+        that node's targets."""
         found = []
-        position = len(request.tokens) - 1
+        position, begin = len(request.tokens) - 1, self.depth[node] - self.length[node]
         for token in reversed(request.targets):
-            while position < self.depth[node] - self.length[node]:
+            while position < begin:
                 node = self.parent[node]
-            offset = position - (self.depth[node] - self.length[node])
+                begin = self.depth[node] - self.length[node]
             places = self.wanted[node]
-            found.append((node, places.setdefault((offset, token), len(places))))
+            found.append((node, places.setdefault((position - begin, token), len(places))))
             position -= 1
         return found[::-1]
 
@@ -222,13 +222,18 @@ class _Walk:
     def _feed(self, nodes: range, path: Sequence[int]) -> None:
         """Feed consecutive nodes; keep the log-probabilities, and the states of prompts and of the path from here."""
         kept = set(self._affordable([*self.states, *path], fixed=self.states))
+        asked = [self.wanted.get(node, ()) for node in nodes]
+        places = np.asarray([place for some in asked for place in some], np.int64).reshape(-1, 2)
+        offsets, targets = places[:, 0], places[:, 1]
         spans = []
-        for node in nodes:
+        done, begin = 0, int(self.forest.start[nodes.start])
+        for node, some in zip(nodes, asked, strict=True):
             above = self.parent[node]
             parent = above - nodes.start if above >= nodes.start else self.states[above] if above >= 0 else None
-            offsets, targets = self._asked(node)
+            stop, here = begin + self.length[node], slice(done, done + len(some))
             keep = node in kept or node in self.generates
-            spans.append(Span(self.forest.node_tokens(node), parent, offsets, targets, keep))
+            spans.append(Span(self.forest.tokens[begin:stop], parent, offsets[here], targets[here], keep))
+            done, begin = done + len(some), stop
         for node, extended in zip(nodes, self.backend.extend(spans), strict=True):
             if node in self.wanted:
                 self.scored[node] = extended.logprobs.tolist(), extended.greedy.tolist()
@@ -237,10 +242,6 @@ class _Walk:
                 self.held.add(node)
             if node in self.generates:
                 self.waiting[node] = extended.state
-
-    def _asked(self, node: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        pairs = np.asarray(list(self.wanted.get(node, ())), np.int64).reshape(-1, 2)
-        return pairs[:, 0], pairs[:, 1]
 
     # States of the path ----------------------------------------------------------------------------------------------
 
@@ -314,10 +315,12 @@ class _Walk:
             for number in self.ends.get(node, ()):
                 if self.forest.requests[number].decoding:
                     continue
-                slots = self.slots[number]
                 fed = self._count(node)
-                logprobs = [self.scored[above][0][place] for above, place in slots]
-                greedy = [self.scored[above][1][place] for above, place in slots]
+                logprobs, greedy = [], []
+                for above, place in self.slots[number]:
+                    of_node, likeliest = self.scored[above]
+                    logprobs.append(of_node[place])
+                    greedy.append(likeliest[place])
                 yield Result.scored(number, logprobs, greedy, computed_tokens=fed, seconds=per_token * fed)
 
     def _count(self, node: int) -> int:

@@ -103,8 +103,9 @@ class Forest:
 def _common(a: Tokens, b: Tokens) -> int:
     """Length of the longest common prefix."""
     shorter = min(len(a), len(b))
-    differs = np.flatnonzero(a[:shorter] != b[:shorter])
-    return int(differs[0]) if len(differs) else shorter
+    differs = a[:shorter] != b[:shorter]
+    first = int(differs.argmax())
+    return first if differs[first] else shorter
 
 
 def build_forest(requests: Iterable[Request]) -> Forest:
@@ -115,11 +116,12 @@ def build_forest(requests: Iterable[Request]) -> Forest:
     shared prefix ends inside an edge, put a node there.
     """
     requests = tuple(requests)
-    keys: dict[bytes, int] = {}
+    keys: dict[bytes, int] = {}  # distinct sequences, numbered as they come
+    numbers = []  # each request's
     for request in requests:
         if not len(request.tokens):
             raise ValueError("a request must feed at least one token")
-        keys.setdefault(request.tokens.astype(">u4").tobytes(), 0)
+        numbers.append(keys.setdefault(request.tokens.astype(">u4").tobytes(), len(keys)))
     ordered = sorted(keys)
     sequences = [np.frombuffer(key, dtype=">u4").astype(np.int32) for key in ordered]
 
@@ -155,17 +157,20 @@ def build_forest(requests: Iterable[Request]) -> Forest:
     place[order] = np.arange(len(order))
     ends = np.asarray(end, np.int64)[order]
     firsts = np.asarray(first, np.int64)[order]
-    parents = np.asarray([place[p] if p >= 0 else -1 for p in np.asarray(parent, np.int64)[order]], np.int64)
+    above = np.asarray(parent, np.int64)[order]
+    parents = np.where(above >= 0, place[above], -1)
     begins = np.where(parents >= 0, ends[parents], 0)
     lengths = ends - begins
-    tokens = [sequences[f][b:e] for f, b, e in zip(firsts, begins, ends, strict=True)]
-    keys.update({key: int(place[ends_at[number]]) for number, key in enumerate(ordered)})
+    edges = zip(firsts.tolist(), begins.tolist(), ends.tolist(), strict=True)
+    tokens = [sequences[number][begin:stop] for number, begin, stop in edges]
+    leaf_of = np.empty(len(keys), np.int64)
+    leaf_of[[keys[key] for key in ordered]] = place[ends_at]
     return Forest(
         tokens=np.concatenate(tokens) if tokens else np.zeros(0, np.int32),
         start=np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64) if len(lengths) else lengths,
         length=lengths,
         parent=parents,
-        leaf=np.asarray([keys[r.tokens.astype(">u4").tobytes()] for r in requests], np.int64),
+        leaf=leaf_of[numbers],
         requests=requests,
     )
 

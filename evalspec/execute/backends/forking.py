@@ -148,6 +148,11 @@ class ForkingModel(ABC, Generic[Row, Batch]):
             parts = self._parts(spans, number, offset)
             first, (last, _, reached) = number, parts[-1]
             whole = reached == len(spans[last].tokens)
+            if len(parts) == len(spans) and whole and not offset:
+                extended = self._extend_or_shrink(spans)
+                if extended is None:
+                    continue
+                return extended
             asked: list[Span] = []
             for at, begin, stop in parts:
                 span = spans[at]
@@ -237,12 +242,12 @@ class ForkingModel(ABC, Generic[Row, Batch]):
             torch.from_numpy(inside).to(self.device),
             torch.stack(behind) if behind else None,
         )
-        logprobs, greedy = score(fed.logits, at, np.concatenate([span.targets for span in spans]))
-
         states: dict[int, ForkedState[Row]] = {}
         lengths = read_tokens(pack, [0 if state is None else state.length for state in given])
         for place, kept in enumerate(pack.keep.tolist()):
             states[kept] = ForkedState(fed.memories[place], fed.last[place].clone(), lengths[kept])
+        # Last: until then a GPU works while this goes on.
+        logprobs, greedy = score(fed.logits, at, np.concatenate([span.targets for span in spans]))
         results, done = [], 0
         for which, span in enumerate(spans):
             stop = done + len(span.offsets)
