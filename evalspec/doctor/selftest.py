@@ -98,7 +98,6 @@ def selftest(
     keep_memory()  # as a run does
     if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)  # as a run of models this small: two threads would mostly wait for each other
-    os.environ.setdefault("TRITON_F32_DEFAULT", "ieee")  # mamba-ssm's products of float32 would be TF32's
     findings = examine()
     say("the device's own rates")
     name = gpu_name(device.index) if device.type == "cuda" else findings.machine.processor

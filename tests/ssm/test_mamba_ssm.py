@@ -34,7 +34,7 @@ LOOSE = {
     "stand-ins": {torch.float32: 1e-5, torch.bfloat16: 2e-2},
     "installed": {torch.float32: 1e-4, torch.bfloat16: 2e-2},
 }
-TF32 = 1e-2  # their SSD multiplies float32 so on a GPU
+SUMS = 2e-3  # in float32: their SSD subtracts sums of log decays, which lose digits where decays are strong
 
 
 @pytest.fixture(params=["stand-ins", "installed"])
@@ -139,7 +139,7 @@ def test_ssd_equals_the_recurrence_along_each_path(
     name: str, dtype: torch.dtype, kernels: Kernels, origin: str
 ) -> None:
     pack = PACKS[name]
-    loose = LOOSE[origin][dtype] if origin == "stand-ins" else max(TF32, LOOSE[origin][dtype])
+    loose = LOOSE[origin][dtype] if origin == "stand-ins" else max(SUMS, LOOSE[origin][dtype])
     inputs = ssd_inputs(pack, dtype)
     y, ends = kernels.ssd(**inputs, pack=pack)
     assert (y.dtype, ends.dtype) == (dtype, torch.float32)
@@ -158,7 +158,7 @@ def test_decays_of_any_strength_stay_exact_and_finite(strength: float, kernels: 
         assert all(bool(part.isfinite().all()) for part in found)
         # Theirs subtracts sums of log decays in float32: where they are large, differences lose their digits.
         if origin == "stand-ins" or strength < 1:
-            close(found, along_paths(mamba2, inputs, pack), 1e-5 if origin == "stand-ins" else TF32)
+            close(found, along_paths(mamba2, inputs, pack), 1e-5 if origin == "stand-ins" else SUMS)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

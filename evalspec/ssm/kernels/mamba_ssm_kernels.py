@@ -17,6 +17,7 @@ m segments whose last state is needed (`Pack.ends`) · b rows of one token
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 from importlib import metadata
@@ -39,7 +40,11 @@ Function = Callable[..., Any]
 
 
 def load_mamba_ssm() -> Kernels:
-    """The installed packages' kernels. ImportError if one is missing, or was built for another torch or GPU driver."""
+    """The installed packages' kernels. ImportError if one is missing, or was built for another torch or GPU driver.
+
+    Triton would multiply float32 as TF32 on NVIDIA GPUs, in SSD, and answers would change; bfloat16 is as it was.
+    """
+    os.environ.setdefault("TRITON_F32_DEFAULT", "ieee")  # read when a kernel is compiled: at its first call
     from causal_conv1d import causal_conv1d_fn, causal_conv1d_update
     from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
     from mamba_ssm.ops.triton.selective_state_update import selective_state_update
@@ -210,7 +215,7 @@ def ssd_mamba_ssm(
     state: Tensor | None = None,
     fn: Function,
 ) -> tuple[Tensor, Tensor]:
-    """As `ssd_packed_triton`. In float32 theirs multiplies in TF32 on NVIDIA GPUs, unless Triton is told otherwise."""
+    """As `ssd_packed_triton`. Theirs passes states between its chunks in x's dtype."""
     batches = batches_on(pack, MOST_ROWS, x.device)
     A, D = A.float(), D.float()
     states = _states(pack, state, x, (*x.shape[1:], B.shape[2]))

@@ -78,7 +78,7 @@ def start(model: Model, *, threads: int, prefix_caching: bool = True) -> Started
     arguments = _arguments(model, block, cpu=found.cpu, eager=eager, cached=cached)
     try:
         with (
-            _environment(_variables(cpu=found.cpu, eager=eager, threads=threads)),
+            _environment(_variables(cpu=found.cpu, eager=eager, threads=threads) | _precision(arguments["dtype"])),
             _output_to(handle),
             warnings.catch_warnings(),
         ):
@@ -226,6 +226,11 @@ def _variables(*, cpu: bool, eager: bool, threads: int) -> dict[str, str]:
     if cpu and eager:
         ours["TORCHDYNAMO_DISABLE"] = "1"  # else a C++ compiler is needed for the ranks of log-probabilities
     return {key: os.environ.get(key, value) for key, value in theirs.items()} | ours
+
+
+def _precision(dtype: str) -> dict[str, str]:
+    """On NVIDIA GPUs Triton would multiply float32 as TF32, in SSD among others."""
+    return {"TRITON_F32_DEFAULT": os.environ.get("TRITON_F32_DEFAULT", "ieee")} if dtype == "float32" else {}
 
 
 @contextlib.contextmanager
