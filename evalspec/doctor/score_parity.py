@@ -16,6 +16,7 @@ import transformers
 
 from evalspec.errors import EvalspecError, in_a_line
 from evalspec.execute.backends.memory import release_memory
+from evalspec.execute.backends.transformers.on_cpu import kernels_by_device
 from evalspec.execute.opening import close_backend, open_backend
 from evalspec.execute.walk import walk
 from evalspec.models.card import Model, find_model, zoo_folder
@@ -134,6 +135,7 @@ def scores(model: Model, asked: Sequence[Request]) -> np.ndarray[tuple[int], np.
 def plain_scores(name: str, asked: Sequence[Request]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """The same by one forward pass of transformers a request, in float32 on the CPU."""
     model = transformers.AutoModelForCausalLM.from_pretrained(zoo_folder() / name, dtype=torch.float32).eval()
+    kernels_by_device(model)
     found = []
     for request in asked:
         tokens = torch.from_numpy(request.tokens.astype(np.int64))[None]

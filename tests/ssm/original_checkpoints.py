@@ -18,6 +18,8 @@ from transformers import Mamba2Config, MambaConfig
 from transformers.models.mamba.modeling_mamba import MambaMixer
 from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
 
+from evalspec.execute.backends.transformers.on_cpu import kernels_by_device
+
 VOCABULARY = 61
 WIDTH = 32
 SHARED: dict[str, Any] = {
@@ -175,6 +177,7 @@ def state_space(x: Tensor, own: dict[str, Tensor], config: dict[str, Any]) -> Te
         theirs = MambaConfig(**shared, state_size=ssm.get("d_state", 16), use_bias=ssm.get("bias", False))
         mixer = MambaMixer(theirs, 0)
     mixer.load_state_dict(own)
+    kernels_by_device(mixer)
     return mixer.eval()(x[None])[0]
 
 

@@ -29,6 +29,7 @@ from evalspec.execute.backends.device import device_of, dtype_of, end_tokens_of
 from evalspec.execute.backends.forking import Fed, ForkedState, ForkingModel
 from evalspec.execute.backends.transformers import tree
 from evalspec.execute.backends.transformers.again import Again
+from evalspec.execute.backends.transformers.on_cpu import kernels_by_device
 from evalspec.execute.backends.transformers.rows import Rows
 from evalspec.execute.backends.transformers.trial import ERRORS, Trial, steps_differ
 from evalspec.execute.backends.transformers.way import Forward, Way
@@ -183,6 +184,8 @@ def open_transformers(model: Model) -> TransformersBackend:
             f"models.{model.name}: {model.directory} holds more layers than its config.json names: nothing takes "
             f"{beyond[0]}{' …' if len(beyond) > 1 else ''}; its `num_hidden_layers` is too small"
         )
+    if spread or device.type == "cpu":
+        kernels_by_device(loaded)
     return TransformersBackend(
         loaded if spread else loaded.to(device),
         model.tokenizer,
