@@ -139,6 +139,8 @@ def open_vllm(model: str, folder: Path, asked: list[Request], cache: int, cached
     from vllm import LLM, SamplingParams
 
     prompts = [{"prompt_token_ids": [*request.tokens.tolist(), request.targets[-1]]} for request in asked]
+    # As `backend: vllm` asks; by itself vLLM 0.25 fails on Mamba-2 with its prefix cache on.
+    states: dict[str, Any] = {"mamba_cache_mode": "align", "block_size": 16} if cached and model == "mamba2" else {}
     engine = LLM(
         str(folder),
         skip_tokenizer_init=True,
@@ -148,6 +150,7 @@ def open_vllm(model: str, folder: Path, asked: list[Request], cache: int, cached
         gpu_memory_utilization=0.1,  # what must be free at the start, with the cache's size given
         kv_cache_memory_bytes=cache,
         max_num_seqs=256 if model == "mamba2" else None,  # it wants a state for each, and Mamba-2's are large
+        **states,
         compilation_config={"cudagraph_capture_sizes": [1, 2, 4, 8, 16, 32, 64, 128, 256]},  # prompts fill larger steps
     )
     asks: dict[str, Any] = {"temperature": 0, "max_tokens": 1, "detokenize": False}
