@@ -19,6 +19,8 @@ from evalspec.metrics.crossover import (
     median_interval,
     series_of,
 )
+from evalspec.metrics.overhead import overheads
+from evalspec.report.units import in_seconds
 
 QUERY = """SELECT measurements.*, cells.model, cells.params FROM measurements JOIN cells USING (run_id, cell_id)
 WHERE run_id = $run ORDER BY cell_id, kind, length, batch, repeat"""
@@ -125,7 +127,7 @@ def sentences(alone: Alone) -> list[str]:
             )
         elif len(series) > 1 and quantity != "state":
             said.append(f"{title}: the models ran on different devices, so their times are not compared.")
-    return said + _throughput_said(alone)
+    return said + _throughput_said(alone) + _launching_said(alone)
 
 
 def _compared(one: Crossover, series: Mapping[str, Mapping[int, Median]]) -> str:
@@ -153,6 +155,18 @@ def _compared(one: Crossover, series: Mapping[str, Mapping[int, Median]]) -> str
         return f"{said}; {one.behind} {still} at {one.until:,}"
     below = [length for length in one.lengths if length < one.start]
     return f"{said}; at {below[-1]:,} their intervals overlap" if below else said
+
+
+def _launching_said(alone: Alone) -> list[str]:
+    """Which of these times are no property of a model's architecture."""
+    said = []
+    for one in overheads(alone.rows):
+        longest, shortest = in_seconds(one.at_longest.value), in_seconds(one.at_shortest.value)
+        step = f", and a decoding step takes {in_seconds(one.step.value)}" if one.step else ""
+        said.append(f"{one.label} reads {one.longest:,} tokens in {longest} and {one.shortest:,} in {shortest}{step}")
+    if not said:
+        return []
+    return [f"Not the architecture: {'; '.join(said)}. So long it takes to launch its operations one by one."]
 
 
 def _throughput_said(alone: Alone) -> list[str]:

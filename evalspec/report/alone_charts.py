@@ -14,8 +14,8 @@ import altair as alt
 
 from evalspec.metrics.crossover import Median
 from evalspec.report.alone import Alone
-from evalspec.report.costs import in_bytes
 from evalspec.report.marks import NUMBER_FORMAT, Figure, Point, colour, panelled, shape
+from evalspec.report.units import in_bytes, in_seconds
 
 LENGTH = "context, tokens"
 MANY = 8.0
@@ -210,14 +210,6 @@ def _named(channel: alt.Y, field: str) -> alt.Y:
 
 def _rounded(m: Median) -> tuple[float, ...]:
     return tuple(float(f"{value:.4g}") for value in (m.value, m.low, m.high))
-
-
-def in_seconds(seconds: float) -> str:
-    """`2.31 s`, `14.2 ms`, `880 µs`."""
-    for unit, size in (("s", 1.0), ("ms", 1e-3)):
-        if seconds >= size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds * 1e6:.3g} µs"
 
 
 def _of(alone: Alone) -> str:

@@ -12,6 +12,7 @@ import altair as alt
 
 from evalspec.report.marks import Figure, Point, colour, panelled
 from evalspec.report.results import Results
+from evalspec.report.units import in_bytes
 
 KINDS = (
     ("prompt tokens", "prompt_tokens"),
@@ -94,16 +95,6 @@ def cost_figures(results: Results) -> list[Figure]:
         says = "Bytes that one sequence's state (or KV cache, at its longest) takes, the largest of the model's cells."
         figures.append(_bars("state", "State of one sequence", says, "bytes", states))
     return figures
-
-
-def in_bytes(count: int | float | None) -> str:
-    """`3.1 MB`; an empty text for None."""
-    if count is None:
-        return ""
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
-    return f"{count:.0f} B"
 
 
 def _tokens(costs: Sequence[ModelCost]) -> Figure:

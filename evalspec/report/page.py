@@ -31,7 +31,7 @@ from evalspec.report.alone_charts import alone_figures, interval_words
 from evalspec.report.answer import answer_of
 from evalspec.report.charts import figures_of
 from evalspec.report.comparisons import compare_models
-from evalspec.report.costs import cost_figures, in_bytes, model_costs
+from evalspec.report.costs import cost_figures, model_costs
 from evalspec.report.data import (
     GOLD_PLACES,
     GOLD_USES,
@@ -46,6 +46,7 @@ from evalspec.report.data import (
 from evalspec.report.marks import COLOURS, interval, style, written
 from evalspec.report.results import PLAIN_FILTERS, Results, Run
 from evalspec.report.samples import FAILED_BELOW, samples_of
+from evalspec.report.units import in_bytes
 from evalspec.spec.blocks import MAIN
 
 if TYPE_CHECKING:
