@@ -184,10 +184,11 @@ def _validate(options: argparse.Namespace) -> int:
             wrong += 1
         else:
             spec = loaded.spec
-            alone = f", {len(loaded.measured)} models measured alone" if loaded.measured else ""
-            print(
-                f"{name}: valid; {len(spec.models)} models, {len(spec.tasks)} tasks, {len(loaded.cells)} cells{alone}"
-            )
+            counts = [(len(spec.models), "model"), (len(spec.tasks), "task"), (len(loaded.cells), "cell")]
+            found = [f"{count:,} {thing}{'' if count == 1 else 's'}" for count, thing in counts]
+            if alone := len(loaded.measured):
+                found.append(f"{alone} model{'' if alone == 1 else 's'} measured alone")
+            print(f"{name}: valid; {', '.join(found)}")
     return 2 if wrong else 0
 
 

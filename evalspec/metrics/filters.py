@@ -34,6 +34,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from evalspec.patterns import matches, replaced
 from evalspec.prompting.steps import last_number
 from evalspec.registry import Registry
 from evalspec.spec.extraction import StepBlock, votes_of
@@ -97,7 +98,7 @@ def step_of(block: StepBlock) -> Step:
         return lambda text: _json_field(text, path)
     if block.replace is not None:
         pattern, by = re.compile(block.replace), block.by
-        return lambda text: pattern.sub(by, text)
+        return lambda text: replaced(pattern, by, text)
     if block.map is not None:
         return block.map.get
     assert block.step is not None
@@ -132,10 +133,10 @@ def _regex(pattern: re.Pattern[str], pick: str | int, group: int | str | None) -
     assert isinstance(place, int)
 
     def take(text: str) -> str | None:
-        matches = list(pattern.finditer(text))
-        if not -len(matches) <= place < len(matches):
+        found = matches(pattern, text)
+        if not -len(found) <= place < len(found):
             return None
-        match = matches[place]
+        match = found[place]
         if group is not None:
             taken = match.group(group)
         elif pattern.groups > 1:

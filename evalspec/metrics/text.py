@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from evalspec.metrics.outcome import Outcome, Score
 from evalspec.metrics.registry import METRIC_FUNCTIONS, Metric, Values
+from evalspec.patterns import replaced
 from evalspec.prompting.squad import normalise
 from evalspec.spec.metric import MetricBlock
 from evalspec.spec.needs import METRICS
@@ -57,7 +58,7 @@ def literal_match(prediction: str, targets: Sequence[str], options: MetricBlock)
 
     def left(text: str) -> str:
         for pattern in options.regexes_to_ignore:
-            text = re.sub(pattern, "", text)
+            text = replaced(re.compile(pattern), "", text)
         text = text.lower() if options.ignore_case else text
         text = text.translate(_NO_PUNCTUATION) if options.ignore_punctuation else text
         text = text.translate(_NO_DIGITS) if options.ignore_numbers else text

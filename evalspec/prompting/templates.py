@@ -17,6 +17,7 @@ import jinja2
 from jinja2.runtime import TemplateReference
 
 from evalspec.errors import PromptError, in_a_line, suggest
+from evalspec.patterns import replaced
 from evalspec.prompting.sandbox import Sandbox, bounded
 from evalspec.prompting.steps import corrupt_number, first_steps, last_number, steps
 
@@ -45,7 +46,7 @@ _INLINE = Sandbox(finalize=_with_text, keep_trailing_newline=True)
 
 def _regex_replace(text: object, pattern: str, replacement: str, count: int = 0) -> str:
     """`re.sub`, the one filter that lm-evaluation-harness adds to Jinja's own; its tasks use it."""
-    return re.sub(pattern, replacement, str(text), count=count)
+    return replaced(re.compile(pattern), replacement, str(text), count)
 
 
 def _as_index(value: Any) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Union
 
@@ -159,12 +159,38 @@ def written_out(slot: Slot, node: Node) -> Node:
     return node
 
 
+ELSEWHERE: Mapping[str, tuple[str, ...]] = {
+    "template": ("text", "prompt", "doc_to_text", "input", "question"),
+    "target": ("answer", "answers", "label", "gold", "doc_to_target", "reference"),
+    "choices": ("options", "doc_to_choice"),
+    "shots": ("few_shot", "fewshot", "num_fewshot", "examples"),
+    "decode": ("generation", "generation_kwargs", "sampling"),
+    "filters": ("extract", "extraction", "filter_list", "postprocess"),
+    "weights": ("path", "name", "pretrained", "model", "model_path"),
+    "dtype": ("torch_dtype", "precision"),
+    "backend": ("engine", "runner"),
+    "max_length": ("max_model_len", "context_length"),
+    "max_tokens": ("max_new_tokens", "max_gen_toks"),
+    "stop": ("until", "stop_sequences"),
+    "repeats": ("n", "num_return_sequences", "samples"),
+    "hub": ("dataset", "dataset_path"),
+    "count": ("limit", "size"),
+    "retriever": ("method", "type"),
+    "k": ("top_k", "n_passages"),
+}
+"""Keys by what other tools and papers call them; a block says of the first that it has."""
+
+
 def unknown_key(where: str, key: str, slot: Slot) -> str:
     """What to say of a key that a block does not have: the nearest one, or where it belongs."""
     assert slot.block is not None
     fields = slot.block.model_fields
     inner = [name for name, field in fields.items() if (block := slot_of(field).block) and key in block.model_fields]
-    near = f" It belongs inside `{inner[0]}`." if inner else suggest(key, fields)
+    meant = next((name for name, others in ELSEWHERE.items() if key in others and name in fields), None)
+    if inner:
+        near = f" It belongs inside `{inner[0]}`."
+    else:
+        near = f" Did you mean `{meant}`?" if meant else suggest(key, fields)
     return f"{where} has no key `{key}`.{near or f' It has {listed(fields)}.'}"
 
 

@@ -12,6 +12,12 @@ import pytest
 
 from evalspec.errors import SpecError
 from evalspec.spec import load, loads
+from evalspec.spec.blocks import DecodeBlock, TaskBlock
+from evalspec.spec.data import DataBlock
+from evalspec.spec.grammar import ELSEWHERE
+from evalspec.spec.model import ModelBlock
+from evalspec.spec.prompt import PromptBlock
+from evalspec.spec.retrieval import RetrievalBlock
 
 FOLDER = Path(__file__).parent / "malformed"
 CASES = sorted(FOLDER.glob("*.yaml"))
@@ -120,3 +126,27 @@ def test_a_set_that_is_wrong_names_itself() -> None:
             loads(good, [override])
         assert f"--set {override}: " in str(caught.value)
         assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("block", "key", "said"),
+    [
+        ("tasks.t.prompt", "text", "Did you mean `template`?"),
+        ("tasks.t.prompt", "doc_to_choice", "Did you mean `choices`?"),
+        ("tasks.t", "filter_list", "Did you mean `filters`?"),
+        ("tasks.t", "max_tokens", "It belongs inside `decode`."),
+        ("models.m", "pretrained", "Did you mean `weights`?"),
+        ("models.m", "torch_dtype", "Did you mean `dtype`?"),
+    ],
+)
+def test_a_key_as_another_tool_calls_it_is_answered_with_ours(block: str, key: str, said: str) -> None:
+    good = (FOLDER / "unknown_retriever.yaml").read_text().replace("bm52", "bm25")
+    with pytest.raises(SpecError) as caught:
+        loads(good, [f"{block}.{key}=x"])
+    assert f"{block} has no key `{key}`. {said}" in str(caught.value)
+
+
+def test_the_names_of_other_tools_are_told_of_keys_that_are_there() -> None:
+    blocks = (ModelBlock, TaskBlock, PromptBlock, DataBlock, DecodeBlock, RetrievalBlock)
+    fields = {name for block in blocks for name in block.model_fields}
+    assert set(ELSEWHERE) <= fields
