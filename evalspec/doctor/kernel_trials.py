@@ -106,7 +106,7 @@ def kernel_trials(
 
 
 LOOSER = {"mamba_ssm": {torch.float32: 1e-3, torch.bfloat16: 3e-2}}
-"""Their products of float32 may be TF32's, and they round more often than ours: errors that are allowed instead."""
+"""They subtract sums of log decays in float32, and round more often than ours: errors that are allowed instead."""
 
 Check = tuple[Case, Callable[[], Outputs]]
 
