@@ -43,9 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno != errno.ENOSPC and not isinstance(error, PermissionError):
             raise
-        print(f"{error.filename or 'the output'}: no space left on the device; make room", file=sys.stderr)
+        advice = "; make room" if error.errno == errno.ENOSPC else ""
+        print(f"{error.filename or 'the output'}: {(error.strerror or '').lower()}{advice}", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is buffered has nowhere to go
         return 1
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from evalspec.errors import DataError, Problem, suggest
+from evalspec.paths import is_file, is_folder, path_from
 
 Format = Literal["jsonl", "json", "csv", "parquet"]
 Values = dict[str, Any]
@@ -70,18 +71,18 @@ def _read_file(path: Path, format: str, shown: str) -> list[Values]:
 
 def find_files(pattern: str, root: Path) -> list[Path]:
     """Files named by `pattern`, sorted. Raises DataError with the nearest name when there is none."""
-    path = root / Path(pattern).expanduser()
-    if path.is_file():
+    path = path_from(root, pattern)
+    if is_file(path):
         return [path]
-    if path.is_dir():
+    if is_folder(path):
         raise DataError(f"{pattern} is a folder; name a file in it, or a pattern such as {pattern.rstrip('/')}/*.jsonl")
     if any(sign in pattern for sign in "*?["):
-        start = Path(path.anchor) if Path(pattern).expanduser().is_absolute() else root
+        start = root if path.is_relative_to(root) else Path(path.anchor)
         found = sorted(match for match in start.glob(str(path.relative_to(start))) if match.is_file())
         if not found:
             raise DataError(f"no file matches {pattern} (looked in {root})")
         return found
-    if not path.parent.is_dir():
+    if not is_folder(path.parent):
         raise DataError(f"there is no file {pattern}: its folder {path.parent} does not exist")
     beside = sorted(entry.name for entry in path.parent.iterdir() if entry.is_file())
     there = f" Files there: {', '.join(beside[:8])}{' …' if len(beside) > 8 else ''}" if beside else ""

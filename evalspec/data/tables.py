@@ -15,6 +15,7 @@ import duckdb
 
 from evalspec.data.interrupting import interruptible
 from evalspec.errors import DataError
+from evalspec.paths import is_file, path_from
 
 # One thread: without an ORDER BY, the order of a join's or an aggregate's rows must be the same each time.
 # Names in a query are tables, never Python variables; extensions are code, and a spec fetches none.
@@ -76,8 +77,8 @@ def _fetch(connection: duckdb.DuckDBPyConnection, query: str, shown: str) -> lis
 
 
 def _attach(connection: duckdb.DuckDBPyConnection, database: str, root: Path) -> None:
-    path = root / Path(database).expanduser()
-    if not path.is_file():
+    path = path_from(root, database)
+    if not is_file(path):
         raise DataError(f"there is no database {database} (looked for {path})")
     literal = str(path).replace("'", "''")
     try:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from evalspec.importing.lm_eval_findings import Findings
+from evalspec.paths import path_from
 
 FORMATS = {"json": None, "csv": "csv", "parquet": "parquet"}
 """Builders of the package `datasets` that read files, and the format a spec says where the name does not."""
@@ -73,7 +74,7 @@ def _files(findings: Findings, kind: str, kwargs: Block, split: str, root: Path)
         findings.refuse("dataset_kwargs", f"`{named}` is not on this machine; download it and name the file")
         return {"file": ""}
     # The harness looks from where it is started, a spec from its project's root.
-    here = Path(named).expanduser().absolute()
+    here = path_from(Path(), named).absolute()
     shown = str(here.relative_to(root)) if here.is_relative_to(root) else str(here)
     block: Block = {"file": shown}
     suffixes = {suffix.lower() for suffix in Path(named).suffixes}

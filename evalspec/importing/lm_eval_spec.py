@@ -18,6 +18,7 @@ from evalspec.errors import SpecError
 from evalspec.importing.lm_eval_index import Index, Leaf, installed_tasks, kind_of, name_in
 from evalspec.importing.lm_eval_task import Carried, carry, task_name
 from evalspec.importing.lm_eval_yaml import Config, HarnessError, Reader
+from evalspec.paths import is_file, is_folder
 from evalspec.spec import loads
 from evalspec.spec.compose import project_root
 from evalspec.spec.source import parse
@@ -101,12 +102,12 @@ def write(imported: Imported, out: Path) -> Path:
 def _leaves(target: str, include_paths: Sequence[Path]) -> tuple[str, list[Leaf], list[str]]:
     """What the user calls: its name, the tasks it stands for, what is to be told of it."""
     for folder in include_paths:
-        if not folder.is_dir():
+        if not is_folder(folder):
             raise HarnessError(f"--include-path {folder}: there is no such folder")
     path, reader = Path(target), Reader()
     folders = [*([found] if (found := installed_tasks()) else []), *include_paths]
-    if path.suffix in (".yaml", ".yml") or path.is_file():
-        config = reader.read(path) if path.is_file() else _missing(path)
+    if path.suffix in (".yaml", ".yml") or is_file(path):
+        config = reader.read(path) if is_file(path) else _missing(path)
         if kind_of(config.values) == "task":
             leaf = Leaf(name_in(config), config)
             return leaf.name, [leaf], []

@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from evalspec.errors import EvalspecError, Problem, in_a_line
+from evalspec.paths import is_file
 
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml: the harness ships 14,000 files
 
@@ -106,7 +107,7 @@ class Reader:
         for name in include if isinstance(include, list) else [include] if include is not None else []:
             if not isinstance(name, str):
                 raise HarnessError([place.problem(f"`include` names files, not {name!r}")])
-            if not (path.parent / name).is_file():
+            if not is_file(path.parent / name):
                 raise HarnessError([place.problem(f"there is no file {path.parent / name} to include")])
             part = self.read(path.parent / name, inside)
             values |= {key: value for key, value in part.values.items() if key != "task_list"}

@@ -23,6 +23,7 @@ from evalspec.models.kernels import why_not
 from evalspec.models.original_format import HYBRID, ORIGINAL, is_original, translated
 from evalspec.models.served import needs_tokenizer, served_as
 from evalspec.models.tokens import Tokenizer
+from evalspec.paths import is_file, is_folder, path_from
 from evalspec.spec.model import ModelBlock
 
 RECURRENT_TYPES = ("mamba", "mamba2")
@@ -157,7 +158,7 @@ def _find_served(name: str, block: ModelBlock, root: Path) -> Model:
     source = _tokenizer_source(block, root)
     if source is not None:
         return Model(name, block, Path(source), {}, "server", source)
-    if "/" not in block.weights and not (root / block.weights).is_dir():
+    if "/" not in block.weights and not is_folder(path_from(root, block.weights)):
         raise needs_tokenizer(name, block)  # and the hub is not asked for a model of that name
     try:
         directory = _resolve(block, root, weights=False)
@@ -203,8 +204,8 @@ def _tokenizer_source(block: ModelBlock, root: Path) -> str | None:
         return None
     if block.tokenizer.startswith("zoo/"):
         return str(zoo_folder() / block.tokenizer.removeprefix("zoo/"))
-    local = root / Path(block.tokenizer).expanduser()
-    return str(local) if local.is_dir() else block.tokenizer
+    local = path_from(root, block.tokenizer)
+    return str(local) if is_folder(local) else block.tokenizer
 
 
 def _resolve(block: ModelBlock, root: Path, *, weights: bool = True) -> Path:
@@ -219,10 +220,10 @@ def _directory(weights: str, root: Path) -> Path | None:
             hint = suggest(weights, known)
             raise ModelError(f"there is no shipped model `{weights}`.{hint} Known: {', '.join(known)}")
         return zoo_folder() / weights.removeprefix("zoo/")
-    local = root / Path(weights).expanduser()
-    if local.is_dir():
+    local = path_from(root, weights)
+    if is_folder(local):
         return local
-    if weights.startswith((".", "/", "~")) or weights.count("/") != 1 or local.exists():
+    if weights.startswith((".", "/", "~")) or weights.count("/") != 1 or is_file(local):
         raise ModelError(f"`weights: {weights}`: there is no directory {local}")
     return None
 

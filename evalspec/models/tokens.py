@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from evalspec.errors import ModelError
+from evalspec.paths import is_file, is_folder
 
 
 class Tokenizer:
@@ -40,7 +41,7 @@ class Tokenizer:
         """The class that loads it: transformers' generic one at once where the files name it (what AutoTokenizer would
         come to after importing every model, in a fifth of the time), else AutoTokenizer."""
         path = Path(self.source) / "tokenizer_config.json"
-        named = json.loads(path.read_text(encoding="utf-8")).get("tokenizer_class") if path.is_file() else None
+        named = json.loads(path.read_text(encoding="utf-8")).get("tokenizer_class") if is_file(path) else None
         if named in ("TokenizersBackend", "PreTrainedTokenizerFast"):
             from transformers import PreTrainedTokenizerFast
 
@@ -90,7 +91,7 @@ class Tokenizer:
     def fingerprint(self) -> str:
         """A hash of the tokenizer's files: the same prompt gives the same ids where this is the same."""
         digest = hashlib.sha256()
-        if Path(self.source).is_dir():
+        if is_folder(Path(self.source)):
             names = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")
             for name in (*names, "tokenizer.model", "chat_template.jinja"):
                 path = Path(self.source) / name

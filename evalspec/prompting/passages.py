@@ -8,6 +8,7 @@ from typing import Any
 
 from evalspec.data.rows import Row
 from evalspec.errors import located
+from evalspec.paths import is_folder, path_from
 from evalspec.prompting.task_templates import Templates, texts_of
 from evalspec.retrieval import Hit, Passage, chunked, retrieve
 from evalspec.spec.blocks import TaskBlock
@@ -90,8 +91,9 @@ def withheld(
 def rooted(block: RetrievalBlock, root: Path) -> RetrievalBlock:
     """The block with the folders of its models, where they stand under the project's root, in full."""
     changed: dict[str, object] = {}
-    if (root / block.encoder).is_dir():
-        changed["encoder"] = str(root / block.encoder)
-    if block.rerank and (root / block.rerank.model).is_dir():
-        changed["rerank"] = block.rerank.model_copy(update={"model": str(root / block.rerank.model)})
+    encoder = path_from(root, block.encoder)
+    if is_folder(encoder):
+        changed["encoder"] = str(encoder)
+    if block.rerank and is_folder(reranker := path_from(root, block.rerank.model)):
+        changed["rerank"] = block.rerank.model_copy(update={"model": str(reranker)})
     return block.model_copy(update=changed) if changed else block

@@ -17,6 +17,7 @@ import jinja2
 from jinja2.runtime import TemplateReference
 
 from evalspec.errors import PromptError, in_a_line, suggest
+from evalspec.paths import is_file, path_from
 from evalspec.patterns import replaced
 from evalspec.prompting.sandbox import Sandbox, bounded
 from evalspec.prompting.steps import corrupt_number, first_steps, last_number, steps
@@ -147,11 +148,11 @@ def compile_template(source: str, root: Path, where: str) -> Template:
 
     `where` says which key of the spec holds it. Raises PromptError for a missing file or wrong syntax.
     """
-    is_file = source.endswith(".jinja") and "\n" not in source and "{" not in source
+    in_file = source.endswith(".jinja") and "\n" not in source and "{" not in source
     text, environment = source, _INLINE
-    if is_file:
-        path = root / source
-        if not path.is_file():
+    if in_file:
+        path = path_from(root, source)
+        if not is_file(path):
             others = sorted(p.relative_to(root).as_posix() for p in path.parent.glob("*.jinja"))
             raise PromptError(f"{where}: there is no template file {source} under {root}.{suggest(source, others)}")
         text, environment, where = path.read_text(encoding="utf-8"), _FILES, f"{where}: {source}"

@@ -13,6 +13,7 @@ from pathlib import Path
 from evalspec.errors import ModelError, RetrievalError
 from evalspec.models.card import zoo_folder
 from evalspec.models.tokens import Tokenizer
+from evalspec.paths import is_folder, path_from
 from evalspec.retrieval.passages import Passage
 from evalspec.spec.retrieval import ChunkBlock
 
@@ -55,9 +56,9 @@ def _by_character(text: str) -> Spans:
 
 def _by_token(block: ChunkBlock, root: Path) -> Callable[[str], Spans]:
     name = block.tokenizer or ""
-    folder = zoo_folder() / name[4:] if name.startswith("zoo/") else root / Path(name).expanduser()
+    folder = zoo_folder() / name[4:] if name.startswith("zoo/") else path_from(root, name)
     try:
-        tokenizer = Tokenizer(str(folder) if folder.is_dir() else name).inner
+        tokenizer = Tokenizer(str(folder) if is_folder(folder) else name).inner
     except ModelError as error:
         raise RetrievalError(f"`chunk.tokenizer`: {error}") from None
     if not tokenizer.is_fast:

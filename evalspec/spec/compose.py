@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from evalspec.errors import Problem, suggest
+from evalspec.paths import is_file, path_from
 from evalspec.spec.grammar import SPEC, PathError, dotted, listed, locate, slot_at, written_out
 from evalspec.spec.source import Source, parse_value, read
 from evalspec.spec.tree import Location, Mark, Node, kind, merge
@@ -46,7 +47,7 @@ def shown(path: Path) -> str:
     """How errors call a file: relative to the current folder where it lies below it."""
     try:
         return str(path.resolve().relative_to(Path.cwd()))
-    except ValueError:
+    except (OSError, RuntimeError, ValueError):  # elsewhere, or a name that no file can have
         return str(path)
 
 
@@ -81,8 +82,8 @@ def _with_includes(
             composed.problems.append(entry.mark.problem(f"include must name files, not {kind(entry.value)}"))
             composed.incomplete.add(())
             continue
-        places = dict.fromkeys(((path.parent / entry.value).resolve(), (root / entry.value).resolve()))
-        target = next((place for place in places if place.is_file()), None)
+        places = dict.fromkeys(path_from(folder, entry.value) for folder in (path.parent, root))
+        target = next((place.resolve() for place in places if is_file(place)), None)
         if target is None:
             looked = " and ".join(shown(place) for place in places)
             composed.problems.append(

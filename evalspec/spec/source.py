@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from evalspec.errors import Problem
+from evalspec.paths import is_folder
 from evalspec.spec.tree import MAX_DEPTH, TOO_DEEP, Mark, Node, elsewhere, kind
 
 MAX_NODES = 100_000  # most values once aliases are written out: a few lines of aliases can name billions
@@ -90,7 +91,7 @@ def read(path: Path, shown: str) -> Source:
     try:
         data = path.read_bytes()
     except OSError as error:
-        reason = "is a folder" if path.is_dir() else (error.strerror or str(error)).lower()
+        reason = "is a folder" if is_folder(path) else (error.strerror or str(error)).lower()
         return Source(shown, "", None, (Problem(f"cannot read this file: {reason}", shown),))
     try:
         text = data.decode("utf-8")

@@ -22,6 +22,7 @@ from evalspec.execute.opening import SMALL
 from evalspec.execute.places import Here, Place
 from evalspec.execute.protocols import Engine, ForkingBackend
 from evalspec.models.card import Model
+from evalspec.paths import path_from
 
 LOCAL = "local"
 OBJECT_STORE = 512 * 2**20
@@ -159,7 +160,7 @@ def _asked(model: Model, root: Path) -> Asked:
     block = model.block
     if block.device.startswith("cuda:"):
         block = block.model_copy(update={"device": "cuda"})
-    folder = (root / Path(block.weights).expanduser()).resolve()
+    folder = path_from(root, block.weights).resolve()
     named = model.directory.resolve() == folder  # else a hub id, or what is shipped with evalspec, wherever that is
     return Asked(model.name, block, root, model.weights_hash, folder if named else None)
 
