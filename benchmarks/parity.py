@@ -73,6 +73,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "llama": (
         *("aqua_letters", "aqua_options_5shot", "aqua_prefix_1shot", "copa_two_choices", "copa_contexts_1shot"),
         *("copa_sentences", "last_word", "answer_5shot", "gsm8k_5shot", "boolean_3samples", "answers_10shot"),
+        *("python_docs_2shot", "python_contexts_1shot", "python_shots_2shot", "python_samples_2shot", "python_dataset"),
     ),
     "llama, 200 tokens": ("aqua_options_5shot", "gsm8k_5shot"),
     "llama, 24 tokens": ("rolling",),
@@ -178,7 +179,7 @@ class Parity:
         setup, folder = SETUPS[model], self.work / "runs" / f"{task}-{task_name(model)}"
         weights = self.weights(setup)
         with contextlib.chdir(self.work):  # file names of a task start where the harness is started
-            imported = import_lm_eval(str(task_file(task)), out=folder, model=str(weights))
+            imported = import_lm_eval(str(task_file(task)), out=folder, model=str(weights), run_python=True)
         name = f"models.{task_name(weights.name)}"
         sets = [f"{name}.dtype=float32", f"{name}.device=cpu"]
         sets += [f"{name}.max_length={setup.max_length}"] if setup.max_length else []

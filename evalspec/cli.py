@@ -98,6 +98,7 @@ def parser() -> argparse.ArgumentParser:
         "--out", type=Path, metavar="DIR", default=Path("specs"), help="the spec's folder (default: specs)"
     )
     sub.add_argument("--model", metavar="WEIGHTS", default="zoo/transformer", help="the model that the spec names")
+    sub.add_argument("--run-python", action="store_true", help="run the Python that makes its rows, once, now")
 
     sub = verb("plan", _plan, "compile a spec and show cells, tokens, sharing, memory and cost")
     spec_options(sub, many=False)
@@ -196,16 +197,15 @@ def _validate(options: argparse.Namespace) -> int:
 def _import(options: argparse.Namespace) -> int:
     from evalspec.importing.lm_eval_spec import import_lm_eval, write
 
-    imported = import_lm_eval(options.task, options.include_path, out=options.out, model=options.model)
+    imported = import_lm_eval(
+        options.task, options.include_path, out=options.out, model=options.model, run_python=options.run_python
+    )
     path = write(imported, options.out)
     print(f"wrote {path}: {len(imported.tasks)} task{'s' * (len(imported.tasks) != 1)}")
     for note in imported.notes:
         print(f"  {note}")
     for refused in imported.refused:
-        first, *more = refused.error.problems
-        rest = f" (and {len(more)} more)" if more else ""
-        where = f"{first.file}:{first.line}: " if first.line else ""
-        print(f"left behind: {refused.name}: {where}{first.message}{rest}", file=sys.stderr)
+        print(f"left behind: {refused}", file=sys.stderr)
     print(f"now: evalspec run {path}")
     return 1 if imported.refused else 0
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from evalspec.data.values import plain
@@ -15,6 +17,20 @@ def read_hub(name: str, subset: str | None, split: str | None, revision: str | N
     cannot be reached and the data set is not in the cache, and when it does not exist.
     """
     source = f"hub {name}"
+    with explained(source):
+        import datasets
+
+        loaded = datasets.load_dataset(name, subset, split=split, revision=revision)
+    if isinstance(loaded, datasets.DatasetDict):
+        if len(loaded) != 1:
+            raise DataError(f"{source} has the splits {', '.join(loaded)}; choose one with `split:`")
+        loaded = next(iter(loaded.values()))
+    return [{column: plain(value, column, source) for column, value in row.items()} for row in loaded]
+
+
+@contextmanager
+def explained(source: str) -> Iterator[None]:
+    """What `datasets` raises while it loads `source` is a DataError that says what to do."""
     try:
         import datasets
         from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
@@ -23,7 +39,7 @@ def read_hub(name: str, subset: str | None, split: str | None, revision: str | N
             f"{source} needs the package `datasets`, which is not installed: pip install 'evalspec[hub]'"
         ) from error
     try:
-        loaded = datasets.load_dataset(name, subset, split=split, revision=revision)
+        yield
     except (ConnectionError, OfflineModeIsEnabled) as error:
         raise DataError(
             f"{source} is not in the cache and the hub cannot be reached: {_first_line(error)}. Connect to the network "
@@ -35,11 +51,6 @@ def read_hub(name: str, subset: str | None, split: str | None, revision: str | N
         # `datasets` says in a ValueError which configurations and splits there are, in a RuntimeError that a data set
         # comes as a script, which is code and which it no longer runs.
         raise DataError(f"{source} cannot be loaded: {error}") from error
-    if isinstance(loaded, datasets.DatasetDict):
-        if len(loaded) != 1:
-            raise DataError(f"{source} has the splits {', '.join(loaded)}; choose one with `split:`")
-        loaded = next(iter(loaded.values()))
-    return [{column: plain(value, column, source) for column, value in row.items()} for row in loaded]
 
 
 def _first_line(error: Exception) -> str:

@@ -16,6 +16,7 @@ import yaml
 
 from evalspec.errors import SpecError
 from evalspec.importing.lm_eval_index import Index, Leaf, installed_tasks, kind_of, name_in
+from evalspec.importing.lm_eval_python import Python
 from evalspec.importing.lm_eval_task import Carried, carry, task_name
 from evalspec.importing.lm_eval_yaml import Config, HarnessError, Reader
 from evalspec.paths import is_file, is_folder
@@ -34,6 +35,12 @@ class Refused:
     name: str
     error: HarnessError
 
+    def __str__(self) -> str:
+        first, *more = self.error.problems
+        rest = f" (and {len(more)} more)" if more else ""
+        where = f"{first.file}:{first.line}: " if first.line else ""
+        return f"{self.name}: {where}{first.message}{rest}"
+
 
 @dataclass(frozen=True)
 class Imported:
@@ -48,7 +55,12 @@ class Imported:
 
 
 def import_lm_eval(
-    target: str, include_paths: Sequence[Path] = (), *, out: Path = Path("specs"), model: str = MODEL
+    target: str,
+    include_paths: Sequence[Path] = (),
+    *,
+    out: Path = Path("specs"),
+    model: str = MODEL,
+    run_python: bool = False,
 ) -> Imported:
     """The spec of a task file, or of the task, group or tag of this name.
 
@@ -57,16 +69,18 @@ def import_lm_eval(
         include_paths: folders of task files; they win over the installed ones.
         out: the folder that the spec is for; file names in it start at the project's root above that.
         model: the weights that the spec names.
+        run_python: call the task's own Python where all that it does is to make rows; they are kept in `out`/data.
 
     Raises HarnessError when nothing can be imported, with every reason; a group's other tasks are in `refused`.
     """
     root = project_root(out.resolve())
     name, leaves, notes = _leaves(target, include_paths)
+    python = Python(out.resolve() / "data") if run_python else None
     carried: dict[str, Carried] = {}
     refused: list[Refused] = []
     for leaf in leaves:
         try:
-            task = carry(leaf, root)
+            task = carry(leaf, root, python)
         except HarnessError as error:
             refused.append(Refused(leaf.name, error))
             continue

@@ -20,6 +20,7 @@ from evalspec.importing.lm_eval_decode import decode_block, filter_chains, only_
 from evalspec.importing.lm_eval_findings import FOREIGN, HARMLESS, Findings
 from evalspec.importing.lm_eval_index import Leaf
 from evalspec.importing.lm_eval_metrics import DEFAULTS, metrics
+from evalspec.importing.lm_eval_python import Python, makes_rows
 from evalspec.importing.lm_eval_texts import (
     Columns,
     choice_templates,
@@ -55,12 +56,13 @@ class Carried:
     notes: tuple[str, ...]
 
 
-def carry(leaf: Leaf, root: Path) -> Carried:
-    """The task block of a leaf. File names in it start at `root` or are absolute.
+def carry(leaf: Leaf, root: Path, python: Python | None = None) -> Carried:
+    """The task block of a leaf. File names in it start at `root` or are absolute. `python` runs what makes its rows.
 
     Raises HarnessError with every key that cannot be carried over.
     """
-    findings = Findings(leaf.config, notes=list(leaf.config.notes))
+    config = python.run(leaf.config) if python is not None else leaf.config
+    findings = Findings(config, notes=list(config.notes))
     _refuse_what_no_spec_can_say(findings)
     if findings.problems:
         raise HarnessError(findings.problems)
@@ -72,11 +74,14 @@ def carry(leaf: Leaf, root: Path) -> Carried:
 
 
 def _refuse_what_no_spec_can_say(findings: Findings) -> None:
+    of_rows = makes_rows(findings.config)
     for key, value in findings.config.values.items():
         for foreign in foreign_values(value) if key in CARRIED else ():
             findings.refuse(key, f"holds {foreign!r}; a spec holds texts, finite numbers, lists and mappings")
-        for function in functions(value):
+        for function in functions(value) if key not in HARMLESS else ():
             said = f"`{key}` calls Python (`!function {function.name}`), and a spec never runs any"
+            if function in of_rows:
+                said += "; with `--run-python` it would be called once, now, and what it makes of the rows kept"
             findings.problems.append(function.place.problem(said))
         if key in FOREIGN and value is not None and not functions(value):
             findings.refuse(key, FOREIGN[key])

@@ -1,0 +1,248 @@
+"""The Python of a task, run once while importing (`--run-python`): what it makes of the rows is kept as rows.
+
+    custom_dataset, process_docs, samples           rows               ──► DIR/data/TASK.SPLIT.jsonl
+    doc_to_text, doc_to_target, doc_to_choice       a value of a row   ──► a column of it, of the key's name
+
+What is left is a task without Python, and is carried over as any other: a column's value is taken by the harness as
+what a function returns is. Python that scores answers (`process_results`, metrics, filters) has no such counterpart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from evalspec.data.hub import explained
+from evalspec.data.values import plain
+from evalspec.errors import DataError, in_a_line
+from evalspec.importing.lm_eval_data import evaluated_split, shots_split
+from evalspec.importing.lm_eval_findings import HARMLESS, Findings
+from evalspec.importing.lm_eval_yaml import Config, Function, HarnessError, functions
+from evalspec.paths import is_file
+
+OF_ROWS = ("custom_dataset", "process_docs")
+OF_A_ROW = ("doc_to_text", "doc_to_target", "doc_to_choice")
+OF_SHOTS = ("samples", "process_docs", *OF_A_ROW)
+"""What `fewshot_config` may hold of these."""
+
+Row = dict[str, Any]
+
+
+def makes_rows(config: Config) -> list[Function]:
+    """The functions of a task that only make rows, or values of a row; no others does `--run-python` call."""
+    shots = config.values.get("fewshot_config")
+    held = [config.values.get(key) for key in (*OF_ROWS, *OF_A_ROW)]
+    held += [shots.get(key) for key in OF_SHOTS] if isinstance(shots, dict) else []
+    return [value for value in held if isinstance(value, Function)]
+
+
+@dataclass
+class Python:
+    """Runs tasks' Python. `folder` is where the rows that it makes are written; no file there is written over."""
+
+    folder: Path
+    _modules: dict[Path, ModuleType] = field(default_factory=dict)
+    _sets: dict[str, Any] = field(default_factory=dict)
+
+    def run(self, config: Config) -> Config:
+        """The task without its Python; as it is where some of that does more than make rows, or there is none.
+
+        Raises HarnessError at the line of a function that fails, and where the rows cannot be had or written.
+        """
+        called = makes_rows(config)
+        held = [found for key, value in config.values.items() if key not in HARMLESS for found in functions(value)]
+        if not called or len(called) != len(held):
+            return config
+        return _Rows(self, config).task()
+
+    def function(self, function: Function) -> Callable[..., Any]:
+        """What a `!function` names: in a file beside its YAML, else in a module that can be imported."""
+        module, _, name = function.name.rpartition(".")
+        path = function.place.file.parent / f"{module.replace('.', '/')}.py"
+        with failing(function):
+            if path not in self._modules:
+                self._modules[path] = _loaded(path) if is_file(path) else importlib.import_module(module)
+            called: Callable[..., Any] = getattr(self._modules[path], name)
+        return called
+
+    def loaded(self, config: Config) -> Any:
+        """The data set of a task, by its splits, as the harness loads it."""
+        import datasets
+
+        path, name = config.values.get("dataset_path"), config.values.get("dataset_name")
+        kwargs = {k: v for k, v in (config.values.get("dataset_kwargs") or {}).items() if k != "trust_remote_code"}
+        key = json.dumps([path, name, kwargs], sort_keys=True, default=str)
+        if key not in self._sets:
+            datasets.disable_progress_bars()
+            try:
+                with explained(f"`dataset_path: {path}`"):
+                    self._sets[key] = datasets.load_dataset(path=str(path), name=name, **kwargs)
+            except (DataError, OSError, TypeError) as error:
+                raise HarnessError([config.place("dataset_path").problem(in_a_line(error))]) from None
+        return self._sets[key]
+
+    def write(self, name: str, rows: Iterable[Mapping[str, Any]], config: Config) -> Path:
+        """Rows as JSON Lines; a file that is there must say the same."""
+        path = self.folder / f"{name}.jsonl"
+        try:
+            held = [{column: plain(value, column, name) for column, value in row.items()} for row in rows]
+            text = "".join(f"{json.dumps(row, ensure_ascii=False, allow_nan=False)}\n" for row in held)
+        except (DataError, ValueError) as error:
+            raise HarnessError([config.place("process_docs").problem(f"its rows are no JSON: {error}")]) from None
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if path.exists() and path.read_text(encoding="utf-8") != text:
+                raise HarnessError(f"{path} is there already and says something else; move it, or name another --out")
+            path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise HarnessError(f"{path} cannot be written: {error.strerror or error}") from None
+        return path
+
+
+class _Rows:
+    """The rows of one task, and its keys as they are once the rows hold what its functions make."""
+
+    def __init__(self, python: Python, config: Config) -> None:
+        self.python, self.config = python, config
+        self.findings = Findings(config)
+        self.values = dict(config.values)
+        self.shots: dict[str, Any] = dict(self.findings.typed("fewshot_config", dict, {}, "a mapping"))
+
+    def task(self) -> Config:
+        """Write the rows; the task that reads them instead of calling Python."""
+        evaluated, pool = evaluated_split(self.findings), shots_split(self.findings)
+        named = self.shots.get("split") or self.findings.get("fewshot_split")
+        if self.findings.problems:
+            raise HarnessError(self.findings.problems)
+        prepare = self.values.get("process_docs")
+        rows = self.rows(evaluated, prepare)
+        # Shots of a split that is named may be prepared otherwise; those that none is named for are the task's own.
+        prepare_shots = self.shots.get("process_docs", prepare) if named else prepare
+        samples = None if named else self.shots.get("samples")
+        same = samples is None and (named or pool) == evaluated and _name(prepare) == _name(prepare_shots)
+        if samples is None:
+            shown = rows if same else self.rows(str(named or pool), prepare_shots)
+        else:
+            shown = [dict(row) for row in self.call(samples)] if isinstance(samples, Function) else list(samples)
+        for_rows, for_shots = self.columns({column for row in (*rows[:1], *shown[:1]) for column in row})
+        rows = self.widened(rows, for_rows | for_shots if same else for_rows)
+        files = {"evaluated": self.python.write(self.name, rows, self.config)}
+        if samples is not None:
+            self.shots["samples"] = self.widened(shown, for_shots)
+        else:
+            self.shots["split"] = "evaluated" if same else "shots"
+        if samples is None and not same:
+            files["shots"] = self.python.write(f"{self.name}.shots", self.widened(shown, for_shots), self.config)
+        self.shots.pop("process_docs", None)
+        for key in ("custom_dataset", "process_docs", "dataset_name", "fewshot_split", "validation_split"):
+            self.values.pop(key, None)
+        self.values |= {
+            "dataset_path": "json",
+            "dataset_kwargs": {"data_files": {split: str(path) for split, path in files.items()}},
+            "test_split": "evaluated",
+            "fewshot_config": self.shots,
+        }
+        names = dict.fromkeys(function.name for function in makes_rows(self.config))
+        note = f"its rows were made by Python ({', '.join(names)}) while it was imported; no run calls it"
+        return replace(self.config, values=self.values, notes=(*self.config.notes, note))
+
+    @property
+    def name(self) -> str:
+        """What the files of rows are called."""
+        return re.sub(r"[^A-Za-z0-9_.-]", "_", str(self.values.get("task", self.config.path.stem)))
+
+    def columns(self, taken: set[str]) -> tuple[dict[str, Function], dict[str, Function]]:
+        """The columns that evaluated rows and shots get, and what fills them; the keys now name them."""
+        for_rows: dict[str, Function] = {}
+        for_shots: dict[str, Function] = {}
+        for key in OF_A_ROW:
+            ours, theirs = self.values.get(key), self.shots.get(key)
+            column = key
+            while column in taken:
+                column += "_"
+            if isinstance(ours, Function):
+                for_rows[column] = ours
+                self.values[key] = column
+                if theirs is None or _name(theirs) == _name(ours):
+                    for_shots[column] = ours
+                    self.shots.pop(key, None)
+                    continue
+            if isinstance(theirs, Function):
+                for_shots[f"{column}_of_shots"] = theirs
+                self.shots[key] = f"{{{{ {column}_of_shots }}}}"
+        return for_rows, for_shots
+
+    def widened(self, rows: list[Row], columns: Mapping[str, Function]) -> list[Row]:
+        """The rows with a column for each function."""
+        called = {column: (function, self.python.function(function)) for column, function in columns.items()}
+        wide = []
+        for number, row in enumerate(rows, start=1):
+            more = {}
+            for column, (function, call) in called.items():
+                with failing(function, f" on row {number}"):
+                    more[column] = call(dict(row))
+            wide.append({**row, **more})
+        return wide
+
+    def call(self, function: Function, *arguments: Any, **named: Any) -> Any:
+        """What a function returns."""
+        with failing(function):
+            return self.python.function(function)(*arguments, **named)
+
+    def rows(self, split: str, prepare: Any) -> list[Row]:
+        """The rows of a split, after the task's Python prepared them."""
+        custom = self.values.get("custom_dataset")
+        if isinstance(custom, Function):
+            given = {**(self.values.get("metadata") or {}), **(self.values.get("dataset_kwargs") or {})}
+            splits = self.call(custom, **given)
+        else:
+            splits = self.python.loaded(self.config)
+        if split not in splits:
+            there = ", ".join(f"`{name}`" for name in splits)
+            said = f"the data has no split `{split}`; it has {there}"
+            raise HarnessError([self.config.place("dataset_path").problem(said)])
+        found = splits[split]
+        if isinstance(prepare, Function):
+            found = self.call(prepare, found)
+        rows = [dict(row) for row in found]
+        if not rows:
+            raise HarnessError([self.config.place("process_docs").problem(f"no row of `{split}` is left")])
+        return rows
+
+
+def _name(function: Any) -> tuple[str, Path] | None:
+    return (function.name, function.place.file.parent) if isinstance(function, Function) else None
+
+
+@contextmanager
+def failing(function: Function, when: str = "") -> Iterator[None]:
+    """What a task's Python raises is an error at the line that names it."""
+    try:
+        yield
+    except HarnessError:
+        raise
+    except (Exception, SystemExit) as error:
+        said = f"`!function {function.name}` failed{when}: {type(error).__name__}: {in_a_line(error)}"
+        raise HarnessError([function.place.problem(said)]) from None
+
+
+def _loaded(path: Path) -> ModuleType:
+    """The module in a file, under a name that no other file's has."""
+    name = f"evalspec_import_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is no Python module")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
