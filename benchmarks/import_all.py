@@ -22,7 +22,9 @@ from pathlib import Path
 from benchmarks.harness import find_peer_python
 from benchmarks.parity import markdown
 from evalspec.errors import EvalspecError
+from evalspec.importing.lm_eval_findings import HARMLESS
 from evalspec.importing.lm_eval_index import Entry, Index, Leaf, installed_tasks
+from evalspec.importing.lm_eval_python import makes_rows
 from evalspec.importing.lm_eval_spec import MODEL, spec_text
 from evalspec.importing.lm_eval_task import carry, task_name
 from evalspec.importing.lm_eval_yaml import HarnessError, functions
@@ -41,6 +43,8 @@ class Counts:
     leaves: Counter[str] = field(default_factory=Counter)
     refused: dict[str, list[str]] = field(default_factory=dict)
     calling: int = 0
+    making_rows: int = 0
+    """Of those that call Python: whose Python only makes rows, so that `--run-python` carries them over."""
     seconds: float = 0.0
 
     @property
@@ -66,9 +70,11 @@ def count(tasks: Path) -> Counts:
 def _count(entry: Entry, counts: Counts, root: Path) -> None:
     assert entry.config is not None
     values = entry.config.values
-    calling = sorted(key for key, value in values.items() if functions(value))
+    held = {key: found for key, value in values.items() if key not in HARMLESS and (found := functions(value))}
+    calling = sorted(held)
     if calling:
         counts.calling += 1
+        counts.making_rows += len(makes_rows(entry.config)) == sum(map(len, held.values()))
         counts.python.update(calling)
         return
     kind = "Python class" if entry.kind == "python" else str(values.get("output_type", "generate_until"))
@@ -100,7 +106,8 @@ def report(counts: Counts) -> str:
     return "\n".join(
         [
             f"{names:,} leaf tasks, {counts.kinds['group']:,} groups, {counts.kinds['tag']:,} tags.",
-            f"{counts.calling:,} leaf tasks call Python by `!function` and are refused ({calling}).",
+            f"{counts.calling:,} leaf tasks call Python by `!function` ({calling}).",
+            f"In {counts.making_rows:,} of them it only makes rows: `--run-python` calls it. The others are refused.",
             "",
             markdown(("without Python", "leaf tasks", "imported and valid", "share"), shown),
             "",

@@ -24,7 +24,7 @@ from typing import Any
 
 from evalspec.data.hub import explained
 from evalspec.data.values import plain
-from evalspec.errors import DataError, in_a_line
+from evalspec.errors import DataError, Problem, in_a_line
 from evalspec.importing.lm_eval_data import evaluated_split, shots_split
 from evalspec.importing.lm_eval_findings import HARMLESS, Findings
 from evalspec.importing.lm_eval_yaml import Config, Function, HarnessError, functions
@@ -53,6 +53,7 @@ class Python:
     folder: Path
     _modules: dict[Path, ModuleType] = field(default_factory=dict)
     _sets: dict[str, Any] = field(default_factory=dict)
+    _out_of_reach: dict[str, Problem] = field(default_factory=dict)
 
     def run(self, config: Config) -> Config:
         """The task without its Python; as it is where some of that does more than make rows, or there is none.
@@ -82,13 +83,18 @@ class Python:
         path, name = config.values.get("dataset_path"), config.values.get("dataset_name")
         kwargs = {k: v for k, v in (config.values.get("dataset_kwargs") or {}).items() if k != "trust_remote_code"}
         key = json.dumps([path, name, kwargs], sort_keys=True, default=str)
-        if key not in self._sets:
+        if key not in self._sets and path not in self._out_of_reach:
             datasets.disable_progress_bars()
             try:
                 with explained(f"`dataset_path: {path}`"):
                     self._sets[key] = datasets.load_dataset(path=str(path), name=name, **kwargs)
             except (DataError, OSError, TypeError) as error:
-                raise HarnessError([config.place("dataset_path").problem(in_a_line(error))]) from None
+                problem = config.place("dataset_path").problem(in_a_line(error))
+                if isinstance(error.__cause__, ConnectionError):  # half a minute of trying, which no other task repeats
+                    self._out_of_reach[str(path)] = problem
+                raise HarnessError([problem]) from None
+        if path in self._out_of_reach:
+            raise HarnessError([self._out_of_reach[path]])
         return self._sets[key]
 
     def write(self, name: str, rows: Iterable[Mapping[str, Any]], config: Config) -> Path:

@@ -81,7 +81,7 @@ def _refuse_what_no_spec_can_say(findings: Findings) -> None:
         for function in functions(value) if key not in HARMLESS else ():
             said = f"`{key}` calls Python (`!function {function.name}`), and a spec never runs any"
             if function in of_rows:
-                said += "; with `--run-python` it would be called once, now, and what it makes of the rows kept"
+                said += "; `--run-python` calls it once, while importing, and keeps the rows"
             findings.problems.append(function.place.problem(said))
         if key in FOREIGN and value is not None and not functions(value):
             findings.refuse(key, FOREIGN[key])

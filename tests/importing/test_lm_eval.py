@@ -18,6 +18,7 @@ from evalspec.importing.lm_eval_yaml import HarnessError
 from evalspec.spec import loads
 
 ROWS = [{"q": "one", "label": 1, "options": ["x", "y"]}, {"q": "two", "label": 0, "options": ["x", "y"]}]
+KEPT = "; `--run-python` calls it once, while importing, and keeps the rows"
 CHOICE = """
 task: t
 dataset_path: json
@@ -164,9 +165,9 @@ def test_every_key_that_cannot_be_carried_is_named_with_its_file_and_line() -> N
         "include: base.yaml\ntask: t\ndoc_to_text: !function utils.text\n",
         "fewshot_config:\n  samples: !function utils.shots\nblah: 3\n",
     ) == [
-        "base.yaml:2 `process_docs` calls Python (`!function utils.process`), and a spec never runs any",
-        "t.yaml:3 `doc_to_text` calls Python (`!function utils.text`), and a spec never runs any",
-        "t.yaml:5 `fewshot_config` calls Python (`!function utils.shots`), and a spec never runs any",
+        "base.yaml:2 `process_docs` calls Python (`!function utils.process`), and a spec never runs any" + KEPT,
+        "t.yaml:3 `doc_to_text` calls Python (`!function utils.text`), and a spec never runs any" + KEPT,
+        "t.yaml:5 `fewshot_config` calls Python (`!function utils.shots`), and a spec never runs any" + KEPT,
         "t.yaml:6 `blah`: is no key that can be carried over.",
     ]
 

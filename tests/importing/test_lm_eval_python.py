@@ -1,0 +1,214 @@
+"""`--run-python`: what a task's Python makes of the rows is kept as rows, and the rest is a task without Python."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from evalspec.cli import main
+from evalspec.importing.lm_eval_spec import Imported, import_lm_eval, write
+from evalspec.importing.lm_eval_yaml import HarnessError
+from evalspec.plan.compile import compile_plan
+from evalspec.spec import load
+
+PYTHON = """
+from functools import partial
+
+def prepare(rows):
+    return rows.map(lambda row: {"asked": row["q"].upper()}).filter(lambda row: row["q"] != "no")
+
+def which(row): return row["label"]
+def both(row): return ["left " + row["q"], "right " + row["q"]]
+def rest(row): return "is the answer"
+def text(row, sign): return row["q"] + sign
+ask, show = partial(text, sign="?"), partial(text, sign="!")
+def samples(): return [{"q": "a", "label": 0}, {"q": "b", "label": 1}]
+def rows(n, version=1): return {"test": [{"q": f"{i} of {version}", "label": 0} for i in range(n)]}
+def none(rows): return rows.filter(lambda row: False)
+def broken(row): return 1 // row["label"]
+def leaves(row): raise SystemExit(3)
+def dates(row): return {1, 2}
+def score(row, results): return {"acc": 1}
+"""
+TASK = """
+task: t
+dataset_path: json
+dataset_kwargs: {data_files: {test: rows.jsonl, train: shown.jsonl}}
+test_split: test
+training_split: train
+"""
+CHOOSE = TASK + 'output_type: multiple_choice\ndoc_to_choice: ["x", "y"]\ndoc_to_target: label\n'
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("evalspec.importing.lm_eval_spec.installed_tasks", lambda: None)
+    (tmp_path / "pyproject.toml").write_text("")
+    (tmp_path / "utils.py").write_text(PYTHON)
+    for name, words in (("rows", ["one", "no", "two"]), ("shown", ["three", "four"])):
+        rows = [{"q": word, "label": number % 2} for number, word in enumerate(words)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def imported(text: str) -> Imported:
+    Path("t.yaml").write_text(text)
+    return import_lm_eval("t.yaml", run_python=True)
+
+
+def block(text: str) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load(imported(text).text)["tasks"]["t"]
+    return found
+
+
+def rows(name: str = "t") -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(f"specs/data/{name}.jsonl").read_text().splitlines()]
+
+
+def refused(text: str) -> str:
+    with pytest.raises(HarnessError) as caught:
+        imported(text)
+    return "\n".join(f"{Path(p.file).name}:{p.line} {p.message}" for p in caught.value.problems)
+
+
+def prompts(text: str) -> list[list[str]]:
+    """What would be asked, by sample."""
+    plan = compile_plan(load(write(imported(text), Path("specs"))))
+    [cell] = plan.cells
+    return [[request.context for request in sample.requests] for sample in cell.samples]
+
+
+def test_prepared_rows_stand_in_files_beside_the_spec_and_shots_are_prepared_too() -> None:
+    made = block(CHOOSE + "process_docs: !function utils.prepare\ndoc_to_text: asked\n")
+    assert made["data"] == {"file": "specs/data/t.jsonl"}
+    assert made["prompt"]["template"] == "{{ asked }}"
+    assert made["prompt"]["shots"]["data"] == {"file": "specs/data/t.shots.jsonl"}
+    assert [row["asked"] for row in rows()] == ["ONE", "TWO"]
+    assert [row["asked"] for row in rows("t.shots")] == ["THREE", "FOUR"]
+
+
+def test_a_function_of_a_row_becomes_a_column_of_its_key() -> None:
+    made = block(
+        TASK + "output_type: multiple_choice\ndoc_to_text: !function utils.which\n"
+        "doc_to_choice: !function utils.both\ndoc_to_target: !function utils.rest\n"
+    )
+    assert made["prompt"]["contexts"] == "{{ doc_to_choice }}"  # a number from doc_to_text: WinoGrande's way
+    assert made["prompt"]["target"] == "{{ doc_to_text }}"
+    assert rows()[0] == {
+        "q": "one",
+        "label": 0,
+        "doc_to_text": 0,
+        "doc_to_choice": ["left one", "right one"],
+        "doc_to_target": "is the answer",
+    }
+
+
+def test_a_column_of_that_name_keeps_it() -> None:
+    lines = [json.dumps({"q": "one", "label": 0, "doc_to_text": "mine"})]
+    Path("rows.jsonl").write_text("\n".join(lines))
+    assert block(CHOOSE + "doc_to_text: !function utils.ask\n")["prompt"]["template"] == "{{ doc_to_text_ }}"
+    assert rows()[0]["doc_to_text"] == "mine"
+
+
+def test_shots_that_functions_of_their_own_show() -> None:
+    shots = "num_fewshot: 1\nfewshot_config: {sampler: first_n, doc_to_text: !function utils.show}\n"
+    made = block(CHOOSE + "doc_to_text: !function utils.ask\n" + shots)
+    assert made["prompt"]["shots"]["template"] == "{{ doc_to_text_of_shots }}"
+    assert rows()[0]["doc_to_text"] == "one?"
+    assert rows("t.shots")[0] == {"q": "three", "label": 0, "doc_to_text_of_shots": "three!"}
+
+
+def test_rows_that_serve_as_shots_as_well_are_written_once() -> None:
+    text = CHOOSE.replace("training_split: train\n", "fewshot_split: test\n") + "doc_to_text: !function utils.ask\n"
+    made = block(text + "fewshot_config: {doc_to_text: !function utils.show}\n")
+    assert made["prompt"]["shots"]["data"] == made["data"] == {"file": "specs/data/t.jsonl"}
+    assert rows()[0] == {"q": "one", "label": 0, "doc_to_text": "one?", "doc_to_text_of_shots": "one!"}
+    assert not Path("specs/data/t.shots.jsonl").exists()
+
+
+def test_shots_that_a_function_lists() -> None:
+    text = CHOOSE + "doc_to_text: !function utils.ask\nfewshot_config: {samples: !function utils.samples}\n"
+    assert block(text)["prompt"]["shots"]["data"]["rows"] == [
+        {"q": "a", "label": 0, "doc_to_text": "a?"},
+        {"q": "b", "label": 1, "doc_to_text": "b?"},
+    ]
+
+
+def test_shots_may_be_prepared_otherwise_or_not_at_all() -> None:
+    text = CHOOSE + "process_docs: !function utils.prepare\ndoc_to_text: q\nfewshot_split: train\n"
+    imported(text + "fewshot_config: {process_docs: null}\n")
+    assert "asked" in rows()[0]
+    assert "asked" not in rows("t.shots")[0]
+
+
+def test_a_data_set_of_its_own_gets_what_the_task_says() -> None:
+    keys = "task: t\ncustom_dataset: !function utils.rows\ndataset_kwargs: {n: 2}\nmetadata: {version: 7}\n"
+    block(keys + "test_split: test\ndoc_to_text: q\ndoc_to_target: label\n")
+    assert [row["q"] for row in rows()] == ["0 of 7", "1 of 7"]
+
+
+def test_an_imported_spec_needs_no_python_any_more_and_says_where_its_rows_come_from() -> None:
+    spec = imported(CHOOSE + "process_docs: !function utils.prepare\ndoc_to_text: !function utils.ask\n")
+    assert "rows were made by Python (utils.prepare, utils.ask) while it was imported" in spec.text
+    write(spec, Path("specs"))
+    for file in ("utils.py", "rows.jsonl", "shown.jsonl"):
+        Path(file).unlink()
+    assert len(compile_plan(load("specs/t.yaml")).cells) == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("doc_to_text: !function utils.broken", r"t\.yaml:10 `!function utils\.broken` failed on row 1: ZeroDivision"),
+        ("doc_to_text: !function utils.leaves", r"t\.yaml:10 `!function utils\.leaves` failed on row 1: SystemExit: 3"),
+        ("doc_to_text: !function utils.absent", r"t\.yaml:10 .*AttributeError: .*absent"),
+        ("doc_to_text: !function nowhere.at_all", r"t\.yaml:10 .*ModuleNotFoundError: No module named 'nowhere'"),
+        ("doc_to_text: !function utils.dates", r"its rows are no JSON: t: column `doc_to_text` holds a set"),
+        ("doc_to_text: q\nprocess_docs: !function utils.none", r"t\.yaml:11 no row of `test` is left"),
+        (
+            "doc_to_text: !function utils.ask\nprocess_results: !function utils.score",
+            r"`process_results` calls Python \(`!function utils\.score`\), and a spec never runs any$",
+        ),
+    ],
+)
+def test_what_goes_wrong_is_said_at_the_line_of_the_function(more: str, said: str) -> None:
+    assert re.search(said, refused(f"{CHOOSE}{more}\n"), re.M), refused(f"{CHOOSE}{more}\n")
+    assert not list(Path().glob("specs/data/*"))
+
+
+def test_what_is_missing_is_said() -> None:
+    text = CHOOSE + "doc_to_text: !function utils.ask\n"
+    assert "has no split `validation`; it has `test`, `train`" in refused(
+        text.replace("split: test", "split: validation")
+    )
+    Path("rows.jsonl").unlink()
+    assert re.search(r"t\.yaml:3 .*rows\.jsonl", refused(text))
+
+
+def test_rows_that_are_there_are_never_written_over() -> None:
+    text = CHOOSE + "doc_to_text: !function utils.ask\n"
+    imported(text)
+    imported(text)  # they say the same
+    Path("specs/data/t.jsonl").write_text("mine\n")
+    with pytest.raises(HarnessError, match=r"t\.jsonl is there already and says something else"):
+        imported(text)
+    assert Path("specs/data/t.jsonl").read_text() == "mine\n"
+
+
+def test_without_the_option_nothing_is_called_and_the_option_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("t.yaml").write_text(CHOOSE + "doc_to_text: !function utils.leaves\n")
+    assert main(["import", "lm-eval", "t.yaml"]) == 2
+    assert "`--run-python` calls it once, while importing" in capsys.readouterr().err
+    Path("t.yaml").write_text(CHOOSE + "doc_to_text: !function utils.ask\n")
+    assert main(["import", "lm-eval", "t.yaml", "--run-python"]) == 0
+    assert "Its rows were made by Python (utils.ask)" in capsys.readouterr().out
+
+
+def test_python_that_changes_no_score_is_left_out() -> None:
+    Path("t.yaml").write_text(CHOOSE + "doc_to_text: q\ndoc_to_decontamination_query: !function utils.leaves\n")
+    assert "doc_to_decontamination_query" in import_lm_eval("t.yaml").text
