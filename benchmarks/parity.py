@@ -79,7 +79,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "llama, 24 tokens": ("rolling",),
     "mamba": ("copa_two_choices",),
     "mamba2": ("copa_contexts_1shot", "last_word"),
-    "zoo/transformer": ("labels_10shot", "steps_2shot", "direct_fixed_1shot", "rolling_world"),
+    "zoo/transformer": ("labels_10shot", "steps_2shot", "option_filter", "direct_fixed_1shot", "rolling_world"),
     "zoo/mamba": ("labels_10shot", "direct_fixed_1shot"),
     "zoo/mamba2": ("labels_10shot",),
 }

@@ -42,6 +42,7 @@ def write_data(folder: Path, rows: int) -> None:
         "labels_train": labels[:40],
         "arithmetic": dial[8 : 8 + rows],
         "arithmetic_train": dial[:8],
+        "options": [_with_options(row) for row in dial[8 : 8 + rows]],
         "boolean": boolean[:few],
         "nq": nq[20 : 20 + few],
         "nq_train": nq[:12],
@@ -112,6 +113,10 @@ def _articles() -> Rows:
 def _stories() -> Rows:
     texts = [row["text"] for row in _world("passages")]
     return [{"text": " ".join(texts[i : i + 4])} for i in range(0, len(texts) - 4, 4)]
+
+
+def _with_options(row: dict[str, Any]) -> dict[str, Any]:
+    return {**row, "choices": list("0123456789"), "letter": f"({'ABCDEFGHIJ'[int(row['answer'])]})"}
 
 
 def _world(name: str) -> Rows:

@@ -16,6 +16,9 @@ LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_token
 SAMPLED_TOP_K = 50  # what transformers samples from where nothing is said
 REGEX = r"#### (\-?[0-9\.\,]+)"  # the pattern of a `regex` filter that names none
 
+IGNORED = {"regexes_to_ignore": "ignore", "ignore_case": "ignore_case", "ignore_punctuation": "ignore_punctuation"}
+"""What counts for nothing in `multi_choice_regex`, and how a step `option` says it."""
+
 Block = dict[str, Any]
 
 
@@ -122,14 +125,16 @@ def _step(findings: Findings, name: str, kind: str, rest: Block) -> Any:
     """One step from text to text, None where a spec has none."""
     if kind in ("remove_whitespace", "lowercase", "uppercase") and not rest:
         return {"remove_whitespace": "strip", "lowercase": "lower", "uppercase": "upper"}[kind]
-    if kind == "regex" and set(rest) <= {"regex_pattern", "group_select", "fallback"}:
-        step: Block = {"regex": rest.get("regex_pattern", REGEX)}
+    says = {"regex": "regex", "multi_choice_regex": "option"}.get(kind)
+    ignores = IGNORED if says == "option" else {}
+    if says is not None and set(rest) <= {"regex_pattern", "group_select", "fallback", *ignores}:
+        step: Block = {says: rest.get("regex_pattern", REGEX)}
         select = rest.get("group_select", 0)
         if select != 0:
             step["pick"] = "last" if select == -1 else select
         if "fallback" in rest:
             step["fallback"] = rest["fallback"]
-        return step
+        return step | {ours: rest[theirs] for theirs, ours in ignores.items() if rest.get(theirs)}
     if kind == "map" and set(rest) <= {"mapping_dict", "default_value"}:
         pairs, default = rest.get("mapping_dict") or {}, rest.get("default_value")
         texts = [*pairs, *pairs.values()] if isinstance(pairs, dict) else [None]

@@ -118,6 +118,11 @@ class _Task:
         if self.kind == "generate_until":
             block["decode"] = decode_block(findings, self.separator)
             block["filters"] = filter_chains(findings, block["decode"].get("repeats", 1))
+            steps = [step for chain in block["filters"].values() for step in chain]
+            if any(isinstance(step, dict) and "option" in step for step in steps):
+                if self.row is not None and "choices" not in self.row:
+                    findings.refuse("filter_list", "`multi_choice_regex` reads the column `choices`, which is missing")
+                prompt["options"] = "{{ choices }}"
         else:
             for key in ("generation_kwargs", "repeats"):
                 if findings.get(key) not in (None, 1):

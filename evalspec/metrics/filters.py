@@ -16,6 +16,10 @@ answer then counts as not found, `scores.extracted` holds what was left, and eve
   `pick` takes one (`group_select` there), of several groups the first that is not empty, and the text is stripped.
   Nothing is found where nothing matches, where `pick` lies beyond the matches, or where every group is empty. `group`
   takes one group instead; it is found where it took part in the match.
+- `option`: lm-evaluation-harness 0.4's filter `multi_choice_regex`. Its regular expression first, as `regex` would find
+  it; then the text of one of `prompt.options`, the longest first, of which the letter `(A)` is taken (`pick` counts
+  these matches too; `ignore`, `ignore_case` and `ignore_punctuation` say what does not matter); then a letter after a
+  colon.
 - `json_field`: the field of the first JSON object in the text that has it, wherever the object begins (in a code block,
   say). A text stands as it is, anything else as JSON; null is nothing found.
 - `replace`: Python's `re.sub`.
@@ -30,6 +34,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -57,13 +62,13 @@ class Extraction:
     found: bool = True
 
 
-def extract(text: str, chain: Sequence[StepBlock]) -> Extraction:
-    """What a chain makes of one output; its vote, if it ends in one, is for `majority`."""
+def extract(text: str, chain: Sequence[StepBlock], options: Sequence[str] = ()) -> Extraction:
+    """What a chain makes of one output; its vote, if it ends in one, is for `majority`. `options` are the prompt's."""
     found = True
     for block in chain:
         if block.vote is not None:
             continue
-        taken = step_of(block)(text)
+        taken = step_of(block, options)(text)
         found &= taken is not None
         text = block.fallback if taken is None else taken
     return Extraction(text, found)
@@ -76,7 +81,7 @@ def majority(answers: Sequence[Extraction]) -> Extraction:
     return next(answer for answer in answers if answer.text == winner)
 
 
-def vote(outputs: Sequence[str], chain: Sequence[StepBlock]) -> Extraction | None:
+def vote(outputs: Sequence[str], chain: Sequence[StepBlock], options: Sequence[str] = ()) -> Extraction | None:
     """The verdict of a chain that ends in a vote on a sample's outputs, in the order of their repeats.
 
     None where it wants more than there are.
@@ -84,15 +89,17 @@ def vote(outputs: Sequence[str], chain: Sequence[StepBlock]) -> Extraction | Non
     wanted = votes_of(chain)
     if wanted is None or len(outputs) < wanted:
         return None
-    answers = [extract(output, chain) for output in outputs[:wanted]]
+    answers = [extract(output, chain, options) for output in outputs[:wanted]]
     voting = [answer for answer in answers if answer.found] if chain[-1].abstain else answers
     return majority(voting or answers)
 
 
-def step_of(block: StepBlock) -> Step:
+def step_of(block: StepBlock, options: Sequence[str] = ()) -> Step:
     """The function of a step. Raises EvalspecError for a name that no step has."""
     if block.regex is not None:
         return _regex(re.compile(block.regex), block.pick, block.group)
+    if block.option is not None:
+        return _option(block, options)
     if block.json_field is not None:
         path = block.json_field
         return lambda text: _json_field(text, path)
@@ -144,6 +151,33 @@ def _regex(pattern: re.Pattern[str], pick: str | int, group: int | str | None) -
         else:
             taken = match.group(pattern.groups) or ""  # findall gives a group that took no part as an empty text
         return None if taken is None else taken.strip()
+
+    return take
+
+
+def _option(block: StepBlock, options: Sequence[str]) -> Step:
+    def plain(text: str) -> str:
+        for pattern in block.ignore:
+            text = replaced(re.compile(pattern), "", text)
+        text = text.lower() if block.ignore_case else text
+        if block.ignore_punctuation:
+            text = "".join(sign for sign in text if not unicodedata.category(sign).startswith("P"))
+        return text
+
+    letters = [chr(ord("A") + number) for number in range(len(options))]
+    named = {plain(option.strip()): f"({letter})" for option, letter in zip(options, letters, strict=True)}
+    # A shorter option may begin a longer one, and of alternatives the first that fits is taken.
+    ranked = sorted(map(re.escape, named), key=len, reverse=True)
+    by_pattern = _regex(re.compile(block.option or ""), block.pick, None)
+    by_text = _regex(re.compile("|".join(ranked)), block.pick, None)
+    by_letter = _regex(re.compile(rf":\s*({'|'.join(map(re.escape, letters))})"), block.pick, None)
+
+    def take(text: str) -> str | None:
+        if found := by_pattern(text):
+            return found
+        if found := by_text(plain(text)):
+            return named.get(found, found)
+        return f"({found})" if (found := by_letter(text)) else None
 
     return take
 

@@ -33,19 +33,29 @@ def right_answer(templates: Templates, row: Row, where: str) -> Answer:
         if not targets:
             raise PromptError(f"{where}: prompt.target of row {row.id} is an empty list")
         return Answer(targets)
-    if isinstance(source, Template):
-        listed = source.evaluate(row.values, row.id)
-        if not isinstance(listed, list | tuple):
-            raise PromptError(f"{where}: prompt.{name} of row {row.id} is not a list but {listed!r}")
-        choices = texts_of(listed)
-    else:
-        choices = tuple(template.render(row.values, row.id) for template in source)
-    if len(choices) < 2:
-        raise PromptError(f"{where}: row {row.id} has {len(choices)} {name}; at least two are needed")
+    choices = _listed(source, name, row, where)
     if isinstance(raw, list | tuple) and not raw:
         raise PromptError(f"{where}: prompt.target of row {row.id} is an empty list")
     gold = frozenset(_index(item, choices, row, where) for item in (raw if isinstance(raw, list | tuple) else [raw]))
     return Answer(tuple(choices[number] for number in sorted(gold)), choices, gold)
+
+
+def options_of(templates: Templates, row: Row, where: str) -> tuple[str, ...]:
+    """The answers that a question offers, as `prompt.options` says; none without it. Raises PromptError."""
+    return () if templates.options is None else _listed(templates.options, "options", row, where)
+
+
+def _listed(source: tuple[Template, ...] | Template, name: str, row: Row, where: str) -> tuple[str, ...]:
+    if isinstance(source, Template):
+        listed = source.evaluate(row.values, row.id)
+        if not isinstance(listed, list | tuple):
+            raise PromptError(f"{where}: prompt.{name} of row {row.id} is not a list but {listed!r}")
+        texts = texts_of(listed)
+    else:
+        texts = tuple(template.render(row.values, row.id) for template in source)
+    if len(texts) < 2:
+        raise PromptError(f"{where}: row {row.id} has {len(texts)} {name}; at least two are needed")
+    return texts
 
 
 def _index(target: Any, choices: tuple[str, ...], row: Row, where: str) -> int:

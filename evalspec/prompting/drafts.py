@@ -14,7 +14,7 @@ from typing import Any
 
 from evalspec.data.rows import Row, Rows
 from evalspec.errors import PromptError, located
-from evalspec.prompting.answers import Answer, right_answer
+from evalspec.prompting.answers import Answer, options_of, right_answer
 from evalspec.prompting.joining import Chat, Turn, begun, join, prefix_of, turns
 from evalspec.prompting.passages import Key, passages_of, seen
 from evalspec.prompting.shots import choose_shots, shown_answer, split_pool
@@ -43,6 +43,8 @@ class Draft:
     """One prompt a choice, where the choices are contexts; `prompt` is then the first of them."""
     continuation: str = ""
     """What each of them is continued with."""
+    options: tuple[str, ...] = ()
+    """What the question offers, A the first, where an answer is generated."""
     row: Row | None = None
     """What it was made of: later stages read its columns."""
     plain: str = ""
@@ -173,6 +175,7 @@ def draft_task(
                     cluster=templates.cluster.render(row.values, row.id) if templates.cluster else None,
                     contexts=prompts if templates.continuation else (),
                     continuation=templates.continuation.render(row.values, row.id) if templates.continuation else "",
+                    options=options_of(templates, row, where),
                     row=row,
                     plain=plain,
                     steps=reference_steps(task, templates, row.values, row.id),

@@ -72,6 +72,7 @@ def draft_stage(
         hits=main.hits,
         gold_ids=main.gold_ids,
         cluster=main.cluster,
+        options=main.options,
         row=row,
         plain=plain,
         steps=reference_steps(task, templates, values, row.id),

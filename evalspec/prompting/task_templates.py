@@ -21,6 +21,7 @@ class Templates:
     target: Template | None
     choices: tuple[Template, ...] | Template | None
     contexts: tuple[Template, ...] | Template | None
+    options: tuple[Template, ...] | Template | None
     continuation: Template | None
     prefix: Template | None
     shot_question: Template | None
@@ -72,6 +73,7 @@ class Templates:
             target=at("prompt.target", prompt.target),
             choices=several("prompt.choices", prompt.choices),
             contexts=several("prompt.contexts", prompt.contexts),
+            options=several("prompt.options", prompt.options),
             continuation=at("prompt.continuation", prompt.continuation),
             prefix=at("prompt.prefix", prompt.prefix or None),
             shot_question=at("prompt.shots.template", shots.template),

@@ -71,10 +71,10 @@ def earlier_stages(store: Store, run_id: str, part: ModelPlan) -> Earlier:
         extracted: dict[str, str] = {}
         for name, chain in task.chains.items() if answer.output is not None and task.decode else ():
             if votes_of(chain) is None:
-                extracted[name] = extract(answer.output or "", chain).text
+                extracted[name] = extract(answer.output or "", chain, sample.draft.options).text
             else:
                 repeats = groups[sample.cell.cell_id, sample.draft.sample_id, sample.draft.draw]
-                verdict = vote(_outputs(repeats, stage, found), chain)
+                verdict = vote(_outputs(repeats, stage, found), chain, sample.draft.options)
                 extracted |= {name: verdict.text} if verdict else {}
         prompt = sample.draft.plain if stage == MAIN else answer.prompt or ""
         return Said(prompt, answer.output, extracted)

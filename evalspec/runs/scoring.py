@@ -165,13 +165,14 @@ def score_rows(sample: Sample, answer: Answer) -> Iterator[Row]:
     if answer.output is not None:
         for name, chain in task.chains.items():
             if votes_of(chain) is None:
-                yield from _output_rows(sample, sample.repeat, name, outcome, extract(answer.output, chain))
+                taken = extract(answer.output, chain, sample.draft.options)
+                yield from _output_rows(sample, sample.repeat, name, outcome, taken)
 
 
 def vote_rows(sample: Sample, outputs: Sequence[str]) -> Iterator[Row]:
     """The scores of the votes over one sample's repeats; `sample` is the first, `outputs` are in their order."""
     for name, chain in sample.task.chains.items():
-        verdict = vote(outputs, chain)
+        verdict = vote(outputs, chain, sample.draft.options)
         if verdict is not None:
             yield from _output_rows(sample, None, name, outcome_of(sample, Answer()), verdict)
 

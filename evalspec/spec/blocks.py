@@ -122,9 +122,10 @@ class TaskBlock(Block):
         block = self.stages[stage]
         target = self.prompt.target if block.prompt.target is None else block.prompt.target
         repeats = {"repeats": self.decode.repeats if self.decode else 1}
+        options = self.prompt.options if block.decode else None
         return TaskBlock.model_construct(
             data=self.data,
-            prompt=block.prompt.model_copy(update={"target": target}),
+            prompt=block.prompt.model_copy(update={"target": target, "options": options}),
             retrieval=self.retrieval,
             decode=block.decode and block.decode.model_copy(update=repeats),
             filters=block.filters,
@@ -144,6 +145,8 @@ class TaskBlock(Block):
                 found.append(((*where, "prompt", "shots"), said))
             if stage.prompt.contexts is not None:
                 found.append(((*where, "prompt", "contexts"), "are for a task itself; give the stage a `template`"))
+            if stage.prompt.options is not None:
+                found.append(((*where, "prompt", "options"), "are the task's; a stage's filters find the same"))
             if stage.decode is not None and stage.decode.repeats > 1:
                 found.append(
                     ((*where, "decode", "repeats"), "is the task's to say: a stage answers each of its repeats once")
@@ -166,8 +169,10 @@ class TaskBlock(Block):
             found.append((("decode",), said))
         elif self.kind != "generate" and self.prompt.target is None:
             found.append((("prompt",), "needs `target`: without `decode` there is nothing else to score"))
-        repeats = self.decode.repeats if self.decode else 1
-        found += chain_misfits(self.filters, generates=self.decode is not None, repeats=repeats)
+        if self.prompt.options is not None and self.decode is None:
+            found.append((("prompt", "options"), "are of a generated answer (`decode`); what is scored are `choices`"))
+        repeats, options = self.decode.repeats if self.decode else 1, self.prompt.options is not None
+        found += chain_misfits(self.filters, generates=self.decode is not None, repeats=repeats, options=options)
         has = {EVIDENCE_OF_KIND[self.kind]} | ({"retrieval"} if self.retrieval else set())
         for index, block in enumerate(self.metrics):
             declared = METRICS.get(block.metric)

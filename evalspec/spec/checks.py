@@ -35,6 +35,7 @@ TEMPLATES: tuple[Location, ...] = (
     ("prompt", "target"),
     ("prompt", "choices"),
     ("prompt", "contexts"),
+    ("prompt", "options"),
     ("prompt", "continuation"),
     ("prompt", "prefix"),
     ("prompt", "description"),

@@ -14,6 +14,7 @@ from evalspec.spec.base import NAME, Block, Misfit, misfits
 SETTINGS_OF_STEP: dict[str, tuple[str, ...]] = {
     "step": ("fallback",),
     "regex": ("pick", "group", "fallback"),
+    "option": ("pick", "fallback", "ignore", "ignore_case", "ignore_punctuation"),
     "json_field": ("fallback",),
     "replace": ("by",),
     "map": ("fallback",),
@@ -22,17 +23,26 @@ SETTINGS_OF_STEP: dict[str, tuple[str, ...]] = {
 
 
 class StepBlock(Block):
-    """One step from text to text: a name by itself (`last_number`), or exactly one of `step`, `regex`, `json_field`,
-    `replace`, `map` and `vote`."""
+    """One step from text to text: a name by itself (`last_number`), or exactly one of `step`, `regex`, `option`,
+    `json_field`, `replace`, `map` and `vote`."""
 
     step: str | None = None
     """A named step; written by itself it needs no key: `[strip, last_number]`."""
     regex: str | None = None
     """Take what this regular expression (Python's) finds. Where it has several groups, the first that is not empty."""
     pick: Literal["first", "last"] | int = "first"
-    """Regex: which of the matches; a number counts from 0, a negative one from the end."""
+    """Regex, option: which of the matches; a number counts from 0, a negative one from the end."""
     group: int | str | None = None
     """Regex: take this group, by number from 1 (0: the whole match) or by name."""
+    option: str | None = None
+    """Take one of `prompt.options`: what this regular expression finds, `(\\([A-Z]\\))` say; where it finds nothing,
+    the letter `(A)` of the option whose text stands there, or else that of a letter after a colon."""
+    ignore: list[str] = Field(default_factory=list)
+    """Option: regular expressions for what counts for nothing where an option's text is looked for."""
+    ignore_case: bool = False
+    """Option: an option's text is looked for in any case."""
+    ignore_punctuation: bool = False
+    """Option: an option's text is looked for without punctuation."""
     json_field: str | None = None
     """Take this field of the first JSON object in the text that has it; a dot goes into an inner object."""
     replace: str | None = None
@@ -60,10 +70,12 @@ class StepBlock(Block):
             for setting in dict.fromkeys(name for names in SETTINGS_OF_STEP.values() for name in names)
             if setting in self.model_fields_set and setting not in SETTINGS_OF_STEP[given[0]]
         ]
-        for key in ("regex", "replace"):
+        for key in ("regex", "option", "replace"):
             pattern = getattr(self, key)
             if pattern is not None:
                 found += _pattern_misfits(key, pattern, self.by, self.group)
+        for number, pattern in enumerate(self.ignore):
+            found += [(("ignore", number), said) for _, said in _pattern_misfits("ignore", pattern, "", None)]
         if found:
             raise misfits(found)
         return self
@@ -103,17 +115,22 @@ def votes_of(chain: Sequence[StepBlock]) -> int | None:
     return chain[-1].vote if chain else None
 
 
-def chain_misfits(filters: Mapping[str, Sequence[StepBlock]], *, generates: bool, repeats: int) -> list[Misfit]:
-    """Chains that cannot work in their task: without an output to take from, votes out of place or too large."""
+def chain_misfits(
+    filters: Mapping[str, Sequence[StepBlock]], *, generates: bool, repeats: int, options: bool
+) -> list[Misfit]:
+    """Chains that cannot work in their task: without an output to take from, or options to find; votes out of place or
+    too large."""
     if filters and not generates:
         said = "take an answer from what is generated; without `decode` there is nothing to take it from"
         return [(("filters",), said)]
     found: list[Misfit] = []
     for name, chain in filters.items():
         for index, step in enumerate(chain):
+            where = ("filters", name, index)
+            if step.option is not None and not options:
+                found.append((where, "looks for one of `prompt.options`, which is missing"))
             if step.vote is None:
                 continue
-            where = ("filters", name, index)
             if index < len(chain) - 1:
                 found.append((where, "votes before the chain ends; `vote` stands last, over what its steps took"))
             elif step.vote > repeats:

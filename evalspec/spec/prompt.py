@@ -94,6 +94,9 @@ class PromptBlock(Block):
     shots: Annotated[ShotsBlock | None, BeforeValidator(_shots)] = None
     """Worked examples: a number, or a block. Where they are named, even as 0, a part of the rows is kept apart as their
     pool, so that every number of shots is evaluated on the same samples."""
+    options: list[str] | str | None = None
+    """Answers that the question offers where one is generated (`decode`), written as choices are, A the first of them:
+    a filter's step `option` finds the one that an answer names. The stages' answers may name one too."""
     steps: Annotated[StepsBlock | None, BeforeValidator(_steps)] = None
     """The right steps on the way to the answer, for the metrics that judge written steps: a template, or a block."""
     description: str = ""
