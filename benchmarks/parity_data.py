@@ -43,6 +43,7 @@ def write_data(folder: Path, rows: int) -> None:
         "arithmetic": dial[8 : 8 + rows],
         "arithmetic_train": dial[:8],
         "options": [_with_options(row) for row in dial[8 : 8 + rows]],
+        "options_train": [_with_options(row) for row in dial[:8]],
         "boolean": boolean[:few],
         "nq": nq[20 : 20 + few],
         "nq_train": nq[:12],
