@@ -15,19 +15,20 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from benchmarks.harness import find_peer_python
 from benchmarks.parity import markdown
 from evalspec.errors import EvalspecError
 from evalspec.importing.lm_eval_findings import HARMLESS
 from evalspec.importing.lm_eval_index import Entry, Index, Leaf, installed_tasks
-from evalspec.importing.lm_eval_python import makes_rows
+from evalspec.importing.lm_eval_python import OF_ROWS, makes_rows
 from evalspec.importing.lm_eval_spec import MODEL, spec_text
 from evalspec.importing.lm_eval_task import carry, task_name
-from evalspec.importing.lm_eval_yaml import HarnessError, functions
+from evalspec.importing.lm_eval_yaml import Config, Function, HarnessError, functions
 from evalspec.spec import loads
 
 BAR = 0.95
@@ -44,7 +45,9 @@ class Counts:
     refused: dict[str, list[str]] = field(default_factory=dict)
     calling: int = 0
     making_rows: int = 0
-    """Of those that call Python: whose Python only makes rows, so that `--run-python` carries them over."""
+    """Of those that call Python: whose Python only makes rows, so that `--run-python` calls it."""
+    carried: int = 0
+    """Of these: whose other keys all carry over, as far as can be told without their rows."""
     seconds: float = 0.0
 
     @property
@@ -74,22 +77,44 @@ def _count(entry: Entry, counts: Counts, root: Path) -> None:
     calling = sorted(held)
     if calling:
         counts.calling += 1
-        counts.making_rows += len(makes_rows(entry.config)) == sum(map(len, held.values()))
         counts.python.update(calling)
+        if len(makes_rows(entry.config)) == sum(map(len, held.values())):
+            counts.making_rows += 1
+            counts.carried += _imported(Leaf(entry.name, _with_rows_at_hand(entry.config)), root) is None
         return
     kind = "Python class" if entry.kind == "python" else str(values.get("output_type", "generate_until"))
     counts.leaves[kind] += 1
-    try:
-        carried = carry(Leaf(entry.name, entry.config), root)
-        name = task_name(entry.name)
-        cells = loads(spec_text(name, {name: carried}, MODEL), root=root).cells
-        assert len(cells) == 1
-    except HarnessError as error:
-        counts.refused[entry.name] = [problem.message for problem in error.problems]
-    except EvalspecError as error:
-        counts.refused[entry.name] = [f"does not validate: {str(error).splitlines()[0]}"]
-    else:
+    reasons = _imported(Leaf(entry.name, entry.config), root)
+    if reasons is None:
         counts.imported[kind] += 1
+    else:
+        counts.refused[entry.name] = reasons
+
+
+def _imported(leaf: Leaf, root: Path) -> list[str] | None:
+    """None where a leaf becomes a spec that validates, else why not."""
+    try:
+        name = task_name(leaf.name)
+        assert len(loads(spec_text(name, {name: carry(leaf, root)}, MODEL), root=root).cells) == 1
+    except HarnessError as error:
+        return [problem.message for problem in error.problems]
+    except EvalspecError as error:
+        return [f"does not validate: {str(error).splitlines()[0]}"]
+    return None
+
+
+def _with_rows_at_hand(config: Config) -> Config:
+    """A task as `--run-python` leaves it, but for the rows, which are on the hub: its functions' values are columns."""
+
+    def shown(values: Mapping[str, Any]) -> dict[str, Any]:
+        kept = {key: value for key, value in values.items() if key not in (*OF_ROWS, "dataset_kwargs")}
+        return {key: key if isinstance(value, Function) else value for key, value in kept.items()}
+
+    values = shown(config.values) | {"dataset_path": "some/rows"}
+    shots = config.values.get("fewshot_config")
+    if isinstance(shots, dict):
+        values["fewshot_config"] = shown(shots) | ({"samples": [{"column": "text"}]} if "samples" in shots else {})
+    return replace(config, values=values)
 
 
 def report(counts: Counts) -> str:
@@ -107,7 +132,8 @@ def report(counts: Counts) -> str:
         [
             f"{names:,} leaf tasks, {counts.kinds['group']:,} groups, {counts.kinds['tag']:,} tags.",
             f"{counts.calling:,} leaf tasks call Python by `!function` ({calling}).",
-            f"In {counts.making_rows:,} of them it only makes rows: `--run-python` calls it. The others are refused.",
+            f"In {counts.making_rows:,} of them it only makes rows: `--run-python` calls it, and all other keys of "
+            f"{counts.carried:,} carry over (their rows were not at hand). The others are refused.",
             "",
             markdown(("without Python", "leaf tasks", "imported and valid", "share"), shown),
             "",

@@ -342,3 +342,19 @@ def test_any_text_comes_through_the_yaml_of_the_spec(text: str) -> None:
     Path("rows.jsonl").write_text(json.dumps({"q": "x", "label": 0}) + "\n")
     more = f"description: {json.dumps(text, ensure_ascii=False)}\n"
     assert loads(imported(GENERATE, more).text, root=Path.cwd()).spec.tasks["t"].prompt.description == text
+
+
+def test_a_choice_among_the_options_becomes_a_step_and_the_prompt_gets_them() -> None:
+    rows = [{"q": "one", "label": "(A)", "choices": ["x", "y"]}, {"q": "two", "label": "(B)", "choices": ["x", "y"]}]
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    chosen = "{function: multi_choice_regex, group_select: -1, ignore_case: true, regexes_to_ignore: [a]}"
+    made = block(GENERATE, f"filter_list: [{{name: f, filter: [{chosen}, {{function: take_first}}]}}]\n")
+    assert made["prompt"]["options"] == "{{ choices }}"
+    assert made["filters"] == {
+        "f": [{"option": r"#### (\-?[0-9\.\,]+)", "pick": "last", "ignore": ["a"], "ignore_case": True}]
+    }
+
+
+def test_options_that_no_column_holds_are_refused() -> None:
+    said = reasons(GENERATE, "filter_list: [{name: f, filter: [{function: multi_choice_regex}]}]\n")
+    assert said == ["t.yaml:8 `filter_list`: `multi_choice_regex` reads the column `choices`, which is missing"]

@@ -14,12 +14,17 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
+
+from evalspec.importing.lm_eval_python import makes_rows
+from evalspec.importing.lm_eval_yaml import Reader
 
 ROOT = Path(__file__).parents[2]
 TASKS = Path(__file__).with_name("tasks")
 TEST_DATA = Path(os.environ.get("EVALSPEC_TEST_DATA", ROOT.parent / "shared" / "data"))
-CASES = "labels_10shot:zoo/transformer;steps_2shot:zoo/transformer;rolling_world:zoo/transformer"
+CASES = ";".join(
+    f"{task}:zoo/transformer"
+    for task in ("labels_10shot", "steps_2shot", "rolling_world", "option_filter", "python_dataset")
+)
 
 
 def peer() -> Path | None:
@@ -46,7 +51,8 @@ def test_the_harness_and_evalspec_say_the_same(tmp_path: Path) -> None:
     assert lines["steps_2shot"]["values"]["exact_match (answer)"][0] > 0.5, "and the answers are ones that can differ"
 
 
-def test_every_task_file_says_what_it_is_and_calls_no_python() -> None:
+def test_every_task_file_says_what_it_is_and_whether_it_calls_python() -> None:
     for path in TASKS.glob("[!_]*.yaml"):
-        values = yaml.safe_load(path.read_text())
-        assert values["task"] == path.stem
+        config = Reader().read(path)
+        assert config.values["task"] == path.stem
+        assert bool(makes_rows(config)) == path.stem.startswith("python_")
