@@ -15,9 +15,10 @@ import importlib.util
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -76,19 +77,19 @@ class Python:
             called: Callable[..., Any] = getattr(self._modules[path], name)
         return called
 
-    def loaded(self, config: Config) -> Any:
+    def loaded(self, config: Config, kwargs: Mapping[str, Any]) -> Any:
         """The data set of a task, by its splits, as the harness loads it."""
         import datasets
 
         path, name = config.values.get("dataset_path"), config.values.get("dataset_name")
-        kwargs = {k: v for k, v in (config.values.get("dataset_kwargs") or {}).items() if k != "trust_remote_code"}
+        kwargs = {key: value for key, value in kwargs.items() if key != "trust_remote_code"}
         key = json.dumps([path, name, kwargs], sort_keys=True, default=str)
         if key not in self._sets and path not in self._out_of_reach:
             datasets.disable_progress_bars()
             try:
                 with explained(f"`dataset_path: {path}`"):
                     self._sets[key] = datasets.load_dataset(path=str(path), name=name, **kwargs)
-            except (DataError, OSError, TypeError) as error:
+            except Exception as error:  # what reads a file's format raises what it likes
                 problem = config.place("dataset_path").problem(in_a_line(error))
                 if isinstance(error.__cause__, ConnectionError):  # half a minute of trying, which no other task repeats
                     self._out_of_reach[str(path)] = problem
@@ -97,22 +98,29 @@ class Python:
             raise HarnessError([self._out_of_reach[path]])
         return self._sets[key]
 
-    def write(self, name: str, rows: Iterable[Mapping[str, Any]], config: Config) -> Path:
-        """Rows as JSON Lines; a file that is there must say the same."""
-        path = self.folder / f"{name}.jsonl"
-        try:
-            held = [{column: plain(value, column, name) for column, value in row.items()} for row in rows]
-            text = "".join(f"{json.dumps(row, ensure_ascii=False, allow_nan=False)}\n" for row in held)
-        except (DataError, ValueError) as error:
-            raise HarnessError([config.place("process_docs").problem(f"its rows are no JSON: {error}")]) from None
+    def write(self, files: Mapping[str, list[Row]], config: Config) -> list[Path]:
+        """Rows as JSON Lines, by the names of their files, all or none; a file that is there must say the same."""
+        texts = {self.folder / f"{name}.jsonl": self._text(name, rows, config) for name, rows in files.items()}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if path.exists() and path.read_text(encoding="utf-8") != text:
-                raise HarnessError(f"{path} is there already and says something else; move it, or name another --out")
-            path.write_text(text, encoding="utf-8")
+            for path, text in texts.items():
+                if path.exists() and path.read_text(encoding="utf-8") != text:
+                    said = f"{path} is there already and says something else; move it, or name another --out"
+                    raise HarnessError(said)
+            for path, text in texts.items():
+                path.write_text(text, encoding="utf-8")
         except OSError as error:
-            raise HarnessError(f"{path} cannot be written: {error.strerror or error}") from None
-        return path
+            where = error.filename or self.folder
+            raise HarnessError(f"{where} cannot be written: {error.strerror or error}") from None
+        return list(texts)
+
+    @staticmethod
+    def _text(name: str, rows: list[Row], config: Config) -> str:
+        try:
+            held = [{column: plain(value, column, name) for column, value in row.items()} for row in rows]
+            return "".join(f"{json.dumps(row, ensure_ascii=False, allow_nan=False)}\n" for row in held)
+        except (DataError, ValueError) as error:
+            raise HarnessError([config.place("process_docs").problem(f"its rows are no JSON: {error}")]) from None
 
 
 class _Rows:
@@ -122,7 +130,10 @@ class _Rows:
         self.python, self.config = python, config
         self.findings = Findings(config)
         self.values = dict(config.values)
-        self.shots: dict[str, Any] = dict(self.findings.typed("fewshot_config", dict, {}, "a mapping"))
+        self.shots, self.kwargs, self.metadata = (
+            dict(self.findings.typed(key, dict, {}, "a mapping"))
+            for key in ("fewshot_config", "dataset_kwargs", "metadata")
+        )
 
     def task(self) -> Config:
         """Write the rows; the task that reads them instead of calling Python."""
@@ -139,22 +150,22 @@ class _Rows:
         if samples is None:
             shown = rows if same else self.rows(str(named or pool), prepare_shots)
         else:
-            shown = [dict(row) for row in self.call(samples)] if isinstance(samples, Function) else list(samples)
-        for_rows, for_shots = self.columns({column for row in (*rows[:1], *shown[:1]) for column in row})
-        rows = self.widened(rows, for_rows | for_shots if same else for_rows)
-        files = {"evaluated": self.python.write(self.name, rows, self.config)}
+            shown = self.samples(samples)
+        for_rows, for_shots = self.columns({column for row in (*rows, *shown) for column in row})
+        files = {self.name: self.widened(rows, for_rows | for_shots if same else for_rows)}
         if samples is not None:
             self.shots["samples"] = self.widened(shown, for_shots)
-        else:
+        elif not same:
+            files[f"{self.name}.shots"] = self.widened(shown, for_shots)
+        if samples is None:
             self.shots["split"] = "evaluated" if same else "shots"
-        if samples is None and not same:
-            files["shots"] = self.python.write(f"{self.name}.shots", self.widened(shown, for_shots), self.config)
+        written = dict(zip(("evaluated", "shots"), self.python.write(files, self.config), strict=False))
         self.shots.pop("process_docs", None)
         for key in ("custom_dataset", "process_docs", "dataset_name", "fewshot_split", "validation_split"):
             self.values.pop(key, None)
         self.values |= {
             "dataset_path": "json",
-            "dataset_kwargs": {"data_files": {split: str(path) for split, path in files.items()}},
+            "dataset_kwargs": {"data_files": {split: str(path) for split, path in written.items()}},
             "test_split": "evaluated",
             "fewshot_config": self.shots,
         }
@@ -200,27 +211,41 @@ class _Rows:
             wide.append({**row, **more})
         return wide
 
-    def call(self, function: Function, *arguments: Any, **named: Any) -> Any:
-        """What a function returns."""
-        with failing(function):
-            return self.python.function(function)(*arguments, **named)
+    def samples(self, samples: Any) -> list[Row]:
+        """The shots that a task lists, or has a function list."""
+        if isinstance(samples, Function):
+            with failing(samples):
+                return [dict(row) for row in self.python.function(samples)()]
+        if not isinstance(samples, list) or not all(isinstance(row, dict) for row in samples):
+            raise HarnessError([self.config.place("fewshot_config").problem("`samples` must be a list of rows")])
+        return samples
+
+    @cached_property
+    def splits(self) -> Mapping[str, Any]:
+        """The task's data set."""
+        custom = self.values.get("custom_dataset")
+        if not isinstance(custom, Function):
+            found: Mapping[str, Any] = self.python.loaded(self.config, self.kwargs)
+            return found
+        with failing(custom):
+            found = self.python.function(custom)(**self.metadata, **self.kwargs)
+            if not isinstance(found, Mapping):
+                raise TypeError(f"a data set is a mapping from its splits to their rows, not a {type(found).__name__}")
+            return found
 
     def rows(self, split: str, prepare: Any) -> list[Row]:
         """The rows of a split, after the task's Python prepared them."""
-        custom = self.values.get("custom_dataset")
-        if isinstance(custom, Function):
-            given = {**(self.values.get("metadata") or {}), **(self.values.get("dataset_kwargs") or {})}
-            splits = self.call(custom, **given)
-        else:
-            splits = self.python.loaded(self.config)
+        splits = self.splits
         if split not in splits:
             there = ", ".join(f"`{name}`" for name in splits)
             said = f"the data has no split `{split}`; it has {there}"
-            raise HarnessError([self.config.place("dataset_path").problem(said)])
-        found = splits[split]
+            where = "custom_dataset" if "custom_dataset" in self.values else "dataset_path"
+            raise HarnessError([self.config.place(where).problem(said)])
         if isinstance(prepare, Function):
-            found = self.call(prepare, found)
-        rows = [dict(row) for row in found]
+            with failing(prepare):
+                rows = [dict(row) for row in self.python.function(prepare)(splits[split])]
+        else:
+            rows = [dict(row) for row in splits[split]]
         if not rows:
             raise HarnessError([self.config.place("process_docs").problem(f"no row of `{split}` is left")])
         return rows

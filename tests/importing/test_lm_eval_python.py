@@ -170,6 +170,14 @@ def test_an_imported_spec_needs_no_python_any_more_and_says_where_its_rows_come_
         ("doc_to_text: !function nowhere.at_all", r"t\.yaml:10 .*ModuleNotFoundError: No module named 'nowhere'"),
         ("doc_to_text: !function utils.dates", r"its rows are no JSON: t: column `doc_to_text` holds a set"),
         ("doc_to_text: q\nprocess_docs: !function utils.none", r"t\.yaml:11 no row of `test` is left"),
+        ("doc_to_text: q\nprocess_docs: !function utils.which", r"t\.yaml:11 `!function utils\.which` failed: "),
+        ("doc_to_text: !function utils.ask\nfewshot_config: 3", r"t\.yaml:11 `fewshot_config`: must be a mapping"),
+        ("doc_to_text: !function utils.ask\nmetadata: [3]", r"t\.yaml:11 `metadata`: must be a mapping, not"),
+        ("doc_to_text: !function utils.ask\nfewshot_config: {samples: [3]}", r"t\.yaml:11 .*must be a list of rows"),
+        (
+            "doc_to_text: q\nfewshot_config: {samples: !function utils.ask}",
+            r"t\.yaml:11 .*utils\.ask` failed: TypeError",
+        ),
         (
             "doc_to_text: !function utils.ask\nprocess_results: !function utils.score",
             r"`process_results` calls Python \(`!function utils\.score`\), and a spec never runs any$",
@@ -179,6 +187,13 @@ def test_an_imported_spec_needs_no_python_any_more_and_says_where_its_rows_come_
 def test_what_goes_wrong_is_said_at_the_line_of_the_function(more: str, said: str) -> None:
     assert re.search(said, refused(f"{CHOOSE}{more}\n"), re.M), refused(f"{CHOOSE}{more}\n")
     assert not list(Path().glob("specs/data/*"))
+
+
+def test_a_data_set_that_is_none_is_said() -> None:
+    keys = "task: t\ncustom_dataset: !function utils.samples\ntest_split: test\ndoc_to_text: q\ndoc_to_target: label\n"
+    assert re.search(r"t\.yaml:2 `!function utils\.samples` failed: \w+Error", refused(keys))
+    text = (CHOOSE + "doc_to_text: !function utils.ask\n").replace("dataset_path: json", "dataset_path: parquet")
+    assert re.search(r"t\.yaml:3 `dataset_path: parquet` cannot be loaded", refused(text))
 
 
 def test_what_is_missing_is_said() -> None:
