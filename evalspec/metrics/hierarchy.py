@@ -25,6 +25,8 @@ from typing import Any
 
 import numpy as np
 
+from evalspec.metrics.intervals import Aggregate
+from evalspec.metrics.paired import Paired
 from evalspec.metrics.registry import Floats
 from evalspec.metrics.resampling import SEED, TAIL
 
@@ -63,6 +65,24 @@ class Hierarchical:
     ci_high: float | None = None
     p_value: float | None = None
     freedom: float | None = None
+
+    @property
+    def pair(self) -> Paired:
+        """What both kinds of comparison have, for verdicts and tables."""
+        return Paired(
+            Aggregate(self.a, None, None, None, self.n),
+            Aggregate(self.b, None, None, None, self.n),
+            n=self.n,
+            only_a=0,
+            only_b=0,
+            units=self.units,
+            difference=self.difference,
+            stderr=self.stderr,
+            ci_low=self.ci_low,
+            ci_high=self.ci_high,
+            p_value=self.p_value,
+            method="hierarchical" if self.p_value is not None else None,
+        )
 
 
 def compare_architectures(

@@ -295,7 +295,8 @@ def _plan_id(
 
     add("spec", loaded.spec.name, limit)
     if loaded.spec.hypotheses:
-        add("hypotheses", loaded.canonical["hypotheses"])
+        seeds = {cell.model_name: cell.model.seed_of for cell in loaded.cells}
+        add("hypotheses", loaded.canonical["hypotheses"], seeds)
     if loaded.spec.published:
         add("published", loaded.canonical["published"])
     for block in sorted(compiler.rows):

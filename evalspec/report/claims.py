@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from evalspec.spec.needs import METRICS, metric_of
 
 QUERY = """
 SELECT hypothesis, claim, params, metric, statistic, ci_low, ci_high, verdict, reason, value_a, value_b, p_holm, n,
-       family
+       family, components
 FROM verdicts WHERE run_id = $run AND claim IS NOT NULL"""
 
 REASONS = {
@@ -56,9 +57,20 @@ def _one(row: Mapping[str, Any]) -> str:
     where = row["hypothesis"].partition(" (")[2].removesuffix(")")
     where = where.replace("model = ", "").replace("task = ", "")  # names that speak for themselves
     said = effect(row)
+    if said and row["components"]:
+        said += f"; {_from_seeds(row['components'])}"
     if row["verdict"] == "undecided" and row["reason"] in REASONS:
         said = f"{REASONS[row['reason']]}{': ' + said if said else ''}"
     return f" for {where} ({said})" if where else f" ({said})"
+
+
+def _from_seeds(components: Any) -> str:
+    """How much of what is uncertain comes from training: `70 % of the variance from training seeds`."""
+    parts = json.loads(components) if isinstance(components, str) else components
+    total = sum(value for value in parts.values() if value is not None)
+    if parts.get("seeds") is None or total <= 0:
+        return "a single training seed each" if parts.get("seeds") is None else "no variance"
+    return f"{parts['seeds'] / total:.0%} of the variance from training seeds".replace("%", "\u00a0%")
 
 
 def effect(row: Mapping[str, Any]) -> str:

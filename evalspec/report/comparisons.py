@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from evalspec.errors import StoreError
 from evalspec.metrics.hierarchy import Hierarchical, Level, compare_architectures
-from evalspec.metrics.intervals import Aggregate
 from evalspec.metrics.outcome import Score
 from evalspec.metrics.paired import Paired, Scores, compare
 from evalspec.metrics.registry import METRIC_FUNCTIONS, Metric
@@ -156,7 +155,7 @@ def compare_seeds(
                 where = ", ".join(filter(None, (family.task, family.label, conditions[place].label)))
                 left_out.append(f"{where}: {a} and {b} cannot be compared: {error}")
                 continue
-            pair = _as_pair(result)
+            pair = result.pair
             chance = _chance(family, first)
             made.append(Comparison(family, conditions[place], first.params, a, b, pair, chance, hierarchical=result))
     return judged(made), list(dict.fromkeys(left_out))
@@ -228,21 +227,3 @@ def _levels(sides: Sequence[Side], key: Key) -> tuple[list[Level], dict[str, str
         else:
             clusters |= dict(zip(columns.samples, columns.clusters, strict=True))
     return levels, clusters
-
-
-def _as_pair(found: Hierarchical) -> Paired:
-    """What both kinds of comparison have, for the verdict and the tables."""
-    return Paired(
-        Aggregate(found.a, None, None, None, found.n),
-        Aggregate(found.b, None, None, None, found.n),
-        n=found.n,
-        only_a=0,
-        only_b=0,
-        units=found.units,
-        difference=found.difference,
-        stderr=found.stderr,
-        ci_low=found.ci_low,
-        ci_high=found.ci_high,
-        p_value=found.p_value,
-        method="hierarchical" if found.p_value is not None else None,
-    )

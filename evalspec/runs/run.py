@@ -38,7 +38,7 @@ from evalspec.runs.progress import Progress, Quiet
 from evalspec.runs.provenance import git_commit, versions
 from evalspec.runs.published import published_rows
 from evalspec.runs.scoring import Answer, Row, cache_key, retrieval_rows, sample_row, score_rows
-from evalspec.runs.verdicts import verdict_rows
+from evalspec.runs.verdicts import check_hypotheses, verdict_rows
 from evalspec.spec import Cell, LoadedSpec
 from evalspec.spec.needs import metric_of
 from evalspec.store import RunWriter, Store
@@ -87,6 +87,7 @@ def run(
     RunError when something strikes in the middle: what was finished before is kept. KeyboardInterrupt is passed on
     after the run was marked interrupted.
     """
+    check_hypotheses(plan)
     progress = progress or Quiet()
     began = time.perf_counter()
     models = [part.model for part in plan.models] + [one.model for one in plan.measured]

@@ -2,14 +2,19 @@
 
 A comparison takes the samples of its cells together. A sample that stands at several points of the sweep, or under
 several draws of the shots, is one unit (or its cluster is), so that asking it often does not make it count often.
+Architectures are compared over their training seeds by `metrics.hierarchy`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from evalspec.errors import EvalspecError
+from evalspec.metrics.hierarchy import Hierarchical, Level, compare_architectures
+from evalspec.metrics.intervals import Aggregate
 from evalspec.metrics.outcome import Score
 from evalspec.metrics.paired import Paired, Scores, compare
 from evalspec.metrics.registry import METRIC_FUNCTIONS, metric_name
@@ -26,6 +31,13 @@ from evalspec.store.scores import ScoreColumns, Scored, read_scores
 
 Row = dict[str, object]
 
+_Side = Sequence[tuple[Hashable, Point, ScoreColumns]]
+"""The scores of one side's cells; cells at the same place are held against each other."""
+
+_NOTHING = Aggregate(None, None, None, None, 0)
+NOTHING = Paired(_NOTHING, _NOTHING, n=0, only_a=0, only_b=0)
+"""What comes of sides that share nothing."""
+
 
 @dataclass(frozen=True)
 class _Judged:
@@ -38,6 +50,8 @@ class _Judged:
     filters: tuple[str, str]
     pair: Paired
     chance: float
+    seeds: Hierarchical | None = None
+    """Of a comparison of architectures."""
 
 
 def verdict_rows(store: Store, run_id: str, plan: Plan) -> list[Row]:
@@ -58,6 +72,21 @@ def verdict_rows(store: Store, run_id: str, plan: Plan) -> list[Row]:
     return [_row(one, p, len(judged)) for one, p in zip(judged, corrected, strict=True)]
 
 
+def check_hypotheses(plan: Plan) -> None:
+    """Raise EvalspecError, before anything runs, for a claim about architectures by a metric that is no mean."""
+    tasks = {cell.cell_id: cell.task for cell in plan.cells}
+    for name, block in plan.loaded.spec.hypotheses.items():
+        if block.better.architecture is None:
+            continue
+        for comparison in comparisons(block, points(plan.cells)):
+            task = tasks[comparison.pairs[0][0].cell_id]
+            task = task if block.better.stage == MAIN else task.at(block.better.stage)
+            metric = metric_of(block.metric or task.metrics[0].metric)
+            if METRIC_FUNCTIONS.get(metric).aggregation != "mean":
+                said = "is no mean of samples, and architectures are compared by means; name another `metric`"
+                raise EvalspecError(f"hypotheses.{name}: `{metric}` {said}")
+
+
 def _judge(
     scores: Mapping[Scored, ScoreColumns], plan: Plan, name: str, block: HypothesisBlock, comparison: Comparison
 ) -> _Judged | None:
@@ -67,16 +96,26 @@ def _judge(
         return None
     tasks = {cell.cell_id: cell.task for cell in plan.cells}
     metric: str | None = block.metric
-    filters, found = [], []
+    filters: list[str] = []
+    found: list[_Side] = []
     for at, side in enumerate((block.better, block.than)):
         task = tasks[pairs[0][at].cell_id]
         task = task if side.stage == MAIN else task.at(side.stage)
         metric = metric or metric_name(task.metrics[0], task.retrieval.cut if task.retrieval else None)
         filters.append(side.filter or (next(iter(task.chains)) if task.kind == "generate" else FILTER))
-        found.append(_scores(scores, [pair[at] for pair in pairs], side.stage, filters[at], metric))
+        taken: list[tuple[Hashable, Point]] = [(place, pair[at]) for place, pair in enumerate(pairs)]
+        if block.better.architecture is not None:  # each seed once, at the place of its condition
+            taken = list({point.cell_id: (_condition(comparison, point), point) for _, point in taken}.values())
+        of_side = ((place, point, Scored(point.cell_id, side.stage, filters[at], metric)) for place, point in taken)
+        found.append([(place, point, scores[key]) for place, point, key in of_side if key in scores])
     assert metric is not None
-    pair = compare(METRIC_FUNCTIONS.get(metric_of(metric)), *found)
-    return _Judged(name, block, comparison, metric, (filters[0], filters[1]), pair, _chance(plan, pairs))
+    seeds = None
+    if block.better.architecture is None:
+        pair = compare(METRIC_FUNCTIONS.get(metric_of(metric)), *(_scores(side) for side in found))
+    else:
+        seeds = _over_seeds(*found)
+        pair = seeds.pair if seeds else NOTHING
+    return _Judged(name, block, comparison, metric, (filters[0], filters[1]), pair, _chance(plan, pairs), seeds)
 
 
 def _of_length(plan: Plan, block: HypothesisBlock, pair: tuple[Point, Point]) -> bool:
@@ -103,21 +142,36 @@ def _lengths(plan: Plan) -> tuple[Mapping[str, int | None], Mapping[str, int]]:
     return trained, longest
 
 
-def _scores(
-    found: Mapping[Scored, ScoreColumns], side: Sequence[Point], stage: str, filter_: str, metric: str
-) -> Scores:
-    """The scores of some cells; a sample is named by its pair too, and clustered by its cluster or itself."""
+def _scores(side: _Side) -> Scores:
+    """The scores of some cells; a sample is named by its place too, and clustered by its cluster or itself."""
     scores: list[Score] = []
     samples: list[str] = []
     clusters: list[str] = []
-    for place, point in enumerate(side):
-        columns = found.get(Scored(point.cell_id, stage, filter_, metric))
-        if columns is None:
-            continue
+    for place, _, columns in side:
         scores += map(Score, columns.values, columns.weights, columns.parts)
         samples += (f"{place}/{sample}" for sample in columns.samples)
         clusters += columns.clusters or columns.samples
     return Scores(scores, samples, clusters)
+
+
+def _over_seeds(better: _Side, than: _Side) -> Hierarchical | None:
+    """Two architectures over their seeds; None where no sample has scores of all seeds under all draws."""
+    clusters: dict[Hashable, Hashable] = {}
+    levels: tuple[list[Level], list[Level]] = ([], [])
+    for side, found in zip((better, than), levels, strict=True):
+        for place, point, columns in side:
+            samples = [(place, sample) for sample in columns.samples]
+            seeds = [point.axes["model"]] * len(samples)
+            found += map(Level, seeds, columns.draws, samples, columns.values)
+            clusters |= zip(samples, columns.clusters or columns.samples, strict=True)
+    try:
+        return compare_architectures(levels[0], levels[1], clusters)
+    except ValueError:
+        return None
+
+
+def _condition(comparison: Comparison, point: Point) -> str:
+    return json.dumps([point.axes.get(axis) for axis in comparison.free])
 
 
 def _chance(plan: Plan, pairs: Sequence[tuple[Point, Point]]) -> float:
@@ -141,8 +195,8 @@ def _row(one: _Judged, p_holm: float | None, family: int) -> Row:
         "claim": one.block.claim,
         "task": each.get("task") or one.comparison.pairs[0][0].axes["task"],
         "params": each,
-        "model_a": each.get("model") or one.block.better.model,
-        "model_b": each.get("model") or one.block.than.model,
+        "model_a": each.get("model") or one.block.better.model or one.block.better.architecture,
+        "model_b": each.get("model") or one.block.than.model or one.block.than.architecture,
         "metric": one.metric,
         "stage": one.block.better.stage,
         "filter": " against ".join(dict.fromkeys(one.filters)),
@@ -162,8 +216,9 @@ def _row(one: _Judged, p_holm: float | None, family: int) -> Row:
         "family": family,
         "n": pair.n,
         "units": pair.units,
-        "a_ahead": pair.a_ahead,
-        "b_ahead": pair.b_ahead,
-        "only_a": pair.only_a,
-        "only_b": pair.only_b,
+        "a_ahead": None if one.seeds else pair.a_ahead,
+        "b_ahead": None if one.seeds else pair.b_ahead,
+        "only_a": None if one.seeds else pair.only_a,
+        "only_b": None if one.seeds else pair.only_b,
+        "components": dict(one.seeds.components) if one.seeds else None,
     }

@@ -2,7 +2,7 @@
 
 A hypothesis holds one group of answers against another: a model against a model, a task against a task, a condition
 against a condition. Whatever neither side names (other models, tasks, points of the sweep) is paired with its like on
-the other side.
+the other side. Architectures are held against each other with all their training seeds, each against each.
 """
 
 from __future__ import annotations
@@ -17,12 +17,18 @@ from evalspec.errors import suggest
 from evalspec.spec.base import Block
 from evalspec.spec.params import Value, scalar
 
+ARCHITECTURE = "architecture"
+"""The axis of `seed_of`. It follows from the model, so that nothing is paired by it."""
+
 
 class SideBlock(Block):
-    """One side of a hypothesis: the answers of a model, a task, or some points of the sweep."""
+    """One side of a hypothesis: the answers of a model, an architecture, a task, or some points of the sweep."""
 
     model: str | None = None
     """Name of the model."""
+    architecture: str | None = None
+    """In place of a model: all models with this `seed_of`, as training seeds of one architecture. The other side names
+    another one."""
     task: str | list[str] | None = None
     """Name of the task, or a list of names."""
     where: dict[str, Any] = Field(default_factory=dict)
@@ -65,6 +71,8 @@ class Comparison:
 
     each: Mapping[str, Value]
     pairs: tuple[tuple[Point, Point], ...]
+    free: tuple[str, ...] = ()
+    """The axes by which cells were paired: what is neither named by the sides nor follows from what is."""
 
 
 def comparisons(block: HypothesisBlock, points: Sequence[Point]) -> list[Comparison]:
@@ -72,9 +80,11 @@ def comparisons(block: HypothesisBlock, points: Sequence[Point]) -> list[Compari
 
     Raises ValueError, written for the author of the spec, where a side matches nothing or sides cannot be paired.
     """
+    seeds = _over_seeds(block)
     sides = [_matching(side, points, name) for side, name in ((block.better, "better"), (block.than, "than"))]
     # What both sides name alike only selects; it is still what their cells are paired by.
     named = {axis for axis in {*_named(block.better), *_named(block.than)} if not _alike(block, axis)}
+    named |= {ARCHITECTURE, "model"} if seeds else {ARCHITECTURE}
     differs = (block.better.stage, block.better.filter) != (block.than.stage, block.than.filter)
     known = {axis for point in points for axis in point.axes}
     for axis in block.each:
@@ -92,38 +102,67 @@ def comparisons(block: HypothesisBlock, points: Sequence[Point]) -> list[Compari
     if not groups:
         raise ValueError("no cell of `better` has a counterpart in `than` that differs only in what the two name")
     for pairs in groups.values():
-        for side in (0, 1):
+        for side in (0, 1) if not seeds else ():
             mine = [pair[side].cell_id for pair in pairs]
             if len(set(mine)) < len(mine) and len(set(mine)) < len({pair[1 - side].cell_id for pair in pairs}):
                 which, other_side = ("better", "than") if side == 0 else ("than", "better")
                 raise ValueError(
                     f"`{other_side}` has several cells for one of `{which}`; say in `where` which of them is meant"
                 )
-    return [Comparison(dict(zip(block.each, values, strict=True)), tuple(pairs)) for values, pairs in groups.items()]
+        for name, side in (("better", 0), ("than", 1)) if seeds else ():
+            cells = {
+                pair[side].cell_id: tuple(pair[side].axes.get(axis) for axis in ("model", *free)) for pair in pairs
+            }
+            if len(set(cells.values())) < len(cells):
+                raise ValueError(f"`{name}` has several cells of one seed; say in `where` which of them is meant")
+    return [
+        Comparison(dict(zip(block.each, values, strict=True)), tuple(pairs), tuple(free))
+        for values, pairs in groups.items()
+    ]
+
+
+def _over_seeds(block: HypothesisBlock) -> bool:
+    """Whether architectures are compared. Raises ValueError where only one side names one, or both the same."""
+    names = (block.better.architecture, block.than.architecture)
+    if names == (None, None):
+        return False
+    if None in names:
+        raise ValueError("an `architecture` is held against another one; name one in `better` and in `than`")
+    if names[0] == names[1]:
+        raise ValueError(f"`better` and `than` are both `{names[0]}`; name two architectures, or models of one")
+    if block.better.model is not None or block.than.model is not None or "model" in block.each:
+        raise ValueError("an `architecture` stands for all its seeds; leave out `model`")
+    return True
 
 
 def _alike(block: HypothesisBlock, axis: str) -> bool:
-    sides = [{"model": side.model, "task": side.task, **side.where} for side in (block.better, block.than)]
+    sides = [{**_names(side), **side.where} for side in (block.better, block.than)]
     return axis in sides[0] and axis in sides[1] and sides[0][axis] is not None and sides[0][axis] == sides[1][axis]
 
 
+def _names(side: SideBlock) -> dict[str, Any]:
+    """The axes that have a key of their own."""
+    return {"model": side.model, ARCHITECTURE: side.architecture, "task": side.task}
+
+
 def _named(side: SideBlock) -> Iterator[str]:
-    if side.model is not None:
-        yield "model"
-    if side.task is not None:
-        yield "task"
+    yield from (axis for axis, asked in _names(side).items() if asked is not None)
     yield from side.where
 
 
 def _matching(side: SideBlock, points: Sequence[Point], name: str) -> list[Point]:
     wanted: dict[str, Any] = dict(side.where)
-    wanted |= {key: value for key, value in (("model", side.model), ("task", side.task)) if value is not None}
+    wanted |= {axis: asked for axis, asked in _names(side).items() if asked is not None}
     if not wanted:
-        raise ValueError(f"`{name}` names nothing; say a `model`, a `task` or a point of the sweep (`where`)")
+        raise ValueError(
+            f"`{name}` names nothing; say a `model`, an `architecture`, a `task` or a point of the sweep (`where`)"
+        )
     found = list(points)
     for axis, asked in wanted.items():
         known = {axis for point in points for axis in point.axes}
         if axis not in known:
+            if axis == ARCHITECTURE:
+                raise ValueError(f"`{name}`: no model says of which architecture it is a seed (`seed_of: {asked}`)")
             raise ValueError(f"`{name}` names no axis of this spec: `{axis}`.{_hint(axis, known)}")
         values = [scalar(value) for value in (asked if isinstance(asked, list) else [asked])]
         there = {point.axes[axis] for point in points if axis in point.axes}

@@ -16,7 +16,7 @@ from evalspec.spec.blocks import Spec
 from evalspec.spec.cells import Cell, CellBuilder, MeasuredModel
 from evalspec.spec.compose import Composed, compose, project_root, shown
 from evalspec.spec.grammar import dotted
-from evalspec.spec.hypotheses import Point, comparisons
+from evalspec.spec.hypotheses import ARCHITECTURE, Point, comparisons
 from evalspec.spec.params import scalar, short_names
 from evalspec.spec.problems import explain, in_order, nothing_asked
 from evalspec.spec.published import cells_of
@@ -144,6 +144,7 @@ def points(cells: Sequence[Cell]) -> list[Point]:
         Point(
             cell.cell_id,
             {"model": cell.model_name, "task": cell.task_name}
+            | ({ARCHITECTURE: cell.model.seed_of} if cell.model.seed_of else {})
             | {names[path]: scalar(value) for path, value in cell.params.items()},
         )
         for cell in cells

@@ -7,7 +7,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydantic import Field, model_validator
 
-from evalspec.spec.base import Block, Misfit, misfits
+from evalspec.spec.base import NAME, Block, Misfit, misfits
 
 
 class VllmBlock(Block):
@@ -52,8 +52,11 @@ class ServerBlock(Block):
     where a continuation is long."""
 
 
-HOW_ONLY: Final = {"server": {"key", "concurrency", "timeout", "retries", "backoff"}}
-"""Keys that change how answers are fetched and never what they are: they are no part of what a cell is."""
+HOW_ONLY: Final[dict[str, set[str] | bool]] = {
+    "server": {"key", "concurrency", "timeout", "retries", "backoff"},
+    "seed_of": True,
+}
+"""Keys that change how answers are fetched or compared and never what they are: they are no part of what a cell is."""
 
 
 class ModelBlock(Block):
@@ -63,6 +66,9 @@ class ModelBlock(Block):
     """Name of another model whose keys this one starts from."""
     weights: str
     """`zoo/NAME` (shipped with evalspec), a directory, or a Hugging Face hub id; the model's name at a server."""
+    seed_of: str | None = Field(default=None, pattern=NAME)
+    """The architecture that this model is one training seed of, a name of your choice: `mamba`. Models that say the
+    same are compared as that architecture by hypotheses that name an `architecture`."""
     backend: Literal["auto", "native", "transformers", "vllm", "server"] = "auto"
     """What runs it. `auto`: native for Mamba, Mamba-2 and the original `state-spaces/*` checkpoints (which ship no
     tokenizer: name one), transformers for everything else. `vllm`: vLLM's engine, started for the run
