@@ -9,7 +9,10 @@ from evalspec.errors import DataError
 
 
 def plain(value: Any, column: str, source: str) -> Any:
-    """`value` as JSON would give it back: tuples become lists, dates ISO text. DataError for what JSON cannot hold."""
+    """`value` as JSON would give it back: tuples become lists, dates ISO text, numpy's numbers and arrays Python's.
+
+    DataError for what JSON cannot hold.
+    """
     if value is None or isinstance(value, str | bool | int | float):
         return value
     if isinstance(value, list | tuple):
@@ -18,6 +21,8 @@ def plain(value: Any, column: str, source: str) -> Any:
         return {key: plain(item, column, source) for key, item in value.items()}
     if hasattr(value, "isoformat"):
         return value.isoformat()
+    if hasattr(value, "tolist") and type(held := value.tolist()) is not type(value):
+        return plain(held, column, source)
     raise DataError(
         f"{source}: column `{column}` holds a {type(value).__name__}; "
         "rows hold text, numbers, booleans, lists and mappings"

@@ -13,20 +13,24 @@ import hashlib
 import importlib
 import importlib.util
 import json
+import random
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from evalspec.data.hub import explained
 from evalspec.data.values import plain
 from evalspec.errors import DataError, Problem, in_a_line
-from evalspec.importing.lm_eval_data import evaluated_split, shots_split
+from evalspec.importing.lm_eval_data import FORMATS, evaluated_split, shots_split
 from evalspec.importing.lm_eval_findings import HARMLESS, Findings
 from evalspec.importing.lm_eval_yaml import Config, Function, HarnessError, functions
 from evalspec.paths import is_file
@@ -55,17 +59,26 @@ class Python:
     _modules: dict[Path, ModuleType] = field(default_factory=dict)
     _sets: dict[str, Any] = field(default_factory=dict)
     _out_of_reach: dict[str, Problem] = field(default_factory=dict)
+    _written: list[Path] = field(default_factory=list)
 
     def run(self, config: Config) -> Config:
         """The task without its Python; as it is where some of that does more than make rows, or there is none.
 
         Raises HarnessError at the line of a function that fails, and where the rows cannot be had or written.
         """
-        called = makes_rows(config)
-        held = [found for key, value in config.values.items() if key not in HARMLESS for found in functions(value)]
-        if not called or len(called) != len(held):
+        self._written.clear()
+        if not only_makes_rows(config):
             return config
-        return _Rows(self, config).task()
+        self._modules.clear()  # what a module keeps between calls (a generator, say) is not another task's
+        with drawing_as_the_harness():
+            return _Rows(self, config).task()
+
+    def take_back(self) -> None:
+        """Remove the rows that were written for the last task, which came to nothing after all."""
+        for path in self._written:
+            path.unlink(missing_ok=True)
+        with suppress(OSError):  # it holds the rows of others, or is not there
+            self.folder.rmdir()
 
     def function(self, function: Function) -> Callable[..., Any]:
         """What a `!function` names: in a file beside its YAML, else in a module that can be imported."""
@@ -79,17 +92,21 @@ class Python:
 
     def loaded(self, config: Config, kwargs: Mapping[str, Any]) -> Any:
         """The data set of a task, by its splits, as the harness loads it."""
-        import datasets
-
         path, name = config.values.get("dataset_path"), config.values.get("dataset_name")
         kwargs = {key: value for key, value in kwargs.items() if key != "trust_remote_code"}
         key = json.dumps([path, name, kwargs], sort_keys=True, default=str)
         if key not in self._sets and path not in self._out_of_reach:
-            datasets.disable_progress_bars()
             try:
                 with explained(f"`dataset_path: {path}`"):
+                    import datasets
+
+                    datasets.disable_progress_bars()
+                    datasets.disable_caching()  # an earlier call's rows are not this one's where Python draws them
                     self._sets[key] = datasets.load_dataset(path=str(path), name=name, **kwargs)
             except Exception as error:  # what reads a file's format raises what it likes
+                if path in FORMATS and isinstance(error.__cause__, FileNotFoundError):
+                    said = f"{in_a_line(error.__cause__)}; files are looked for from the folder where this is started"
+                    raise HarnessError([config.place("dataset_kwargs").problem(said)]) from None
                 problem = config.place("dataset_path").problem(in_a_line(error))
                 if isinstance(error.__cause__, ConnectionError):  # half a minute of trying, which no other task repeats
                     self._out_of_reach[str(path)] = problem
@@ -98,29 +115,23 @@ class Python:
             raise HarnessError([self._out_of_reach[path]])
         return self._sets[key]
 
-    def write(self, files: Mapping[str, list[Row]], config: Config) -> list[Path]:
-        """Rows as JSON Lines, by the names of their files, all or none; a file that is there must say the same."""
-        texts = {self.folder / f"{name}.jsonl": self._text(name, rows, config) for name, rows in files.items()}
+    def write(self, files: Mapping[str, str]) -> list[Path]:
+        """Files of rows, by their names, all or none; one that is there must say the same."""
+        contents = {self.folder / f"{name}.jsonl": text.encode() for name, text in files.items()}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            for path, text in texts.items():
-                if path.exists() and path.read_text(encoding="utf-8") != text:
+            for path, content in contents.items():
+                if path.exists() and path.read_bytes() != content:
                     said = f"{path} is there already and says something else; move it, or name another --out"
                     raise HarnessError(said)
-            for path, text in texts.items():
-                path.write_text(text, encoding="utf-8")
+            for path, content in contents.items():
+                if not path.exists():
+                    self._written.append(path)
+                    path.write_bytes(content)
         except OSError as error:
             where = error.filename or self.folder
             raise HarnessError(f"{where} cannot be written: {error.strerror or error}") from None
-        return list(texts)
-
-    @staticmethod
-    def _text(name: str, rows: list[Row], config: Config) -> str:
-        try:
-            held = [{column: plain(value, column, name) for column, value in row.items()} for row in rows]
-            return "".join(f"{json.dumps(row, ensure_ascii=False, allow_nan=False)}\n" for row in held)
-        except (DataError, ValueError) as error:
-            raise HarnessError([config.place("process_docs").problem(f"its rows are no JSON: {error}")]) from None
+        return list(contents)
 
 
 class _Rows:
@@ -142,24 +153,25 @@ class _Rows:
         if self.findings.problems:
             raise HarnessError(self.findings.problems)
         prepare = self.values.get("process_docs")
-        rows = self.rows(evaluated, prepare)
         # Shots of a split that is named may be prepared otherwise; those that none is named for are the task's own.
         prepare_shots = self.shots.get("process_docs", prepare) if named else prepare
         samples = None if named else self.shots.get("samples")
         same = samples is None and (named or pool) == evaluated and _name(prepare) == _name(prepare_shots)
+        # The shots first, as in the harness: what Python draws for the rows depends on what it drew before.
         if samples is None:
-            shown = rows if same else self.rows(str(named or pool), prepare_shots)
+            shown = self.rows(str(named or pool), prepare_shots)
         else:
             shown = self.samples(samples)
+        rows = shown if same else self.rows(evaluated, prepare)
         for_rows, for_shots = self.columns({column for row in (*rows, *shown) for column in row})
-        files = {self.name: self.widened(rows, for_rows | for_shots if same else for_rows)}
+        files = {self.name: self.lines(rows, for_rows | for_shots if same else for_rows)}
         if samples is not None:
             self.shots["samples"] = self.widened(shown, for_shots)
         elif not same:
-            files[f"{self.name}.shots"] = self.widened(shown, for_shots)
+            files[f"{self.name}.shots"] = self.lines(shown, for_shots)
         if samples is None:
             self.shots["split"] = "evaluated" if same else "shots"
-        written = dict(zip(("evaluated", "shots"), self.python.write(files, self.config), strict=False))
+        written = dict(zip(("evaluated", "shots"), self.python.write(files), strict=False))
         self.shots.pop("process_docs", None)
         for key in ("custom_dataset", "process_docs", "dataset_name", "fewshot_split", "validation_split"):
             self.values.pop(key, None)
@@ -176,7 +188,7 @@ class _Rows:
     @property
     def name(self) -> str:
         """What the files of rows are called."""
-        return re.sub(r"[^A-Za-z0-9_.-]", "_", str(self.values.get("task", self.config.path.stem)))
+        return re.sub(r"[^\w.-]", "_", str(self.values.get("task", self.config.path.stem)))
 
     def columns(self, taken: set[str]) -> tuple[dict[str, Function], dict[str, Function]]:
         """The columns that evaluated rows and shots get, and what fills them; the keys now name them."""
@@ -207,9 +219,24 @@ class _Rows:
             more = {}
             for column, (function, call) in called.items():
                 with failing(function, f" on row {number}"):
-                    more[column] = call(dict(row))
+                    more[column] = call(deepcopy(row))
             wide.append({**row, **more})
         return wide
+
+    def lines(self, rows: list[Row], columns: Mapping[str, Function]) -> str:
+        """The rows with a column for each function, as JSON Lines."""
+        made = next(key for key in ("process_docs", "custom_dataset", "dataset_path") if key in self.values)
+        text = []
+        for number, row in enumerate(self.widened(rows, columns), start=1):
+            held = {}
+            for column, value in row.items():
+                try:
+                    held[column] = _kept(value, column, f"row {number}")
+                except DataError as error:
+                    place = columns[column].place if column in columns else self.config.place(made)
+                    raise HarnessError([place.problem(str(error))]) from None
+            text.append(f"{json.dumps(held, ensure_ascii=False)}\n")
+        return "".join(text)
 
     def samples(self, samples: Any) -> list[Row]:
         """The shots that a task lists, or has a function list."""
@@ -249,6 +276,35 @@ class _Rows:
         if not rows:
             raise HarnessError([self.config.place("process_docs").problem(f"no row of `{split}` is left")])
         return rows
+
+
+def only_makes_rows(config: Config) -> bool:
+    """Whether a task has Python, and all of it makes rows."""
+    held = [found for key, value in config.values.items() if key not in HARMLESS for found in functions(value)]
+    return 0 < len(held) == len(makes_rows(config))
+
+
+@contextmanager
+def drawing_as_the_harness() -> Iterator[None]:
+    """Python that draws draws the same in every import: from the seeds that the harness begins a run with."""
+    before, numpys = random.getstate(), np.random.get_state()
+    random.seed(0)
+    np.random.seed(1234)
+    try:
+        yield
+    finally:
+        random.setstate(before)
+        np.random.set_state(numpys)
+
+
+def _kept(value: Any, column: str, source: str) -> Any:
+    """A value as a file of rows keeps it. DataError for what it cannot keep."""
+    held = plain(value, column, source)
+    try:
+        json.dumps(held, ensure_ascii=False, allow_nan=False).encode()
+    except ValueError as error:  # a number that is not finite, half of a surrogate pair
+        raise DataError(f"{source}: column `{column}` is no JSON: {in_a_line(error)}") from None
+    return held
 
 
 def _name(function: Any) -> tuple[str, Path] | None:

@@ -82,6 +82,8 @@ def import_lm_eval(
         try:
             task = carry(leaf, root, python)
         except HarnessError as error:
+            if python is not None:
+                python.take_back()
             refused.append(Refused(leaf.name, error))
             continue
         called = names = task_name(leaf.name)
@@ -105,7 +107,7 @@ def write(imported: Imported, out: Path) -> Path:
     path = out / f"{imported.name}.yaml"
     try:
         out.mkdir(parents=True, exist_ok=True)
-        if path.exists() and path.read_text(encoding="utf-8") != imported.text:
+        if path.exists() and path.read_bytes() != imported.text.encode():
             raise HarnessError(f"{path} is there already and says something else; move it, or name another --out")
         path.write_text(imported.text, encoding="utf-8")
     except OSError as error:

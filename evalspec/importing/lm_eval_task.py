@@ -20,7 +20,7 @@ from evalspec.importing.lm_eval_decode import decode_block, filter_chains, only_
 from evalspec.importing.lm_eval_findings import FOREIGN, HARMLESS, Findings
 from evalspec.importing.lm_eval_index import Leaf
 from evalspec.importing.lm_eval_metrics import DEFAULTS, metrics
-from evalspec.importing.lm_eval_python import Python, makes_rows
+from evalspec.importing.lm_eval_python import Python, makes_rows, only_makes_rows
 from evalspec.importing.lm_eval_texts import (
     Columns,
     choice_templates,
@@ -63,7 +63,7 @@ def carry(leaf: Leaf, root: Path, python: Python | None = None) -> Carried:
     """
     config = python.run(leaf.config) if python is not None else leaf.config
     findings = Findings(config, notes=list(config.notes))
-    _refuse_what_no_spec_can_say(findings)
+    _refuse_what_no_spec_can_say(findings, python is not None)
     if findings.problems:
         raise HarnessError(findings.problems)
     block = _Task(findings, root).block()
@@ -73,14 +73,17 @@ def carry(leaf: Leaf, root: Path, python: Python | None = None) -> Carried:
     return Carried(leaf.name, leaf.config.path, block, left_out, tuple(findings.notes))
 
 
-def _refuse_what_no_spec_can_say(findings: Findings) -> None:
+def _refuse_what_no_spec_can_say(findings: Findings, runs_python: bool) -> None:
     of_rows = makes_rows(findings.config)
+    would_do = only_makes_rows(findings.config)
     for key, value in findings.config.values.items():
         for foreign in foreign_values(value) if key in CARRIED else ():
             findings.refuse(key, f"holds {foreign!r}; a spec holds texts, finite numbers, lists and mappings")
         for function in functions(value) if key not in HARMLESS else ():
+            if runs_python and function in of_rows:
+                continue
             said = f"`{key}` calls Python (`!function {function.name}`), and a spec never runs any"
-            if function in of_rows:
+            if would_do:
                 said += "; `--run-python` calls it once, while importing, and keeps the rows"
             findings.problems.append(function.place.problem(said))
         if key in FOREIGN and value is not None and not functions(value):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,12 @@ from evalspec.plan.compile import compile_plan
 from evalspec.spec import load
 
 PYTHON = """
+import random
 from functools import partial
+
+import numpy as np
+
+own = random.Random(1)
 
 def prepare(rows):
     return rows.map(lambda row: {"asked": row["q"].upper()}).filter(lambda row: row["q"] != "no")
@@ -34,6 +41,13 @@ def broken(row): return 1 // row["label"]
 def leaves(row): raise SystemExit(3)
 def dates(row): return {1, 2}
 def score(row, results): return {"acc": 1}
+def infinite(row): return [float("inf")]
+def half(row): return "\\ud800"
+def counted(row): return np.int32(row["label"])
+def listed(row): return np.array(["left", "right"])
+def spoils(row): row["seen"].append(1); row["q"] = "spoiled"; return "text"
+def drawn(rows): return rows.map(lambda row: {"drawn": [random.random(), own.random(), float(np.random.random())]})
+def drawn_again(rows): return drawn(rows)
 """
 TASK = """
 task: t
@@ -74,13 +88,6 @@ def refused(text: str) -> str:
     with pytest.raises(HarnessError) as caught:
         imported(text)
     return "\n".join(f"{Path(p.file).name}:{p.line} {p.message}" for p in caught.value.problems)
-
-
-def prompts(text: str) -> list[list[str]]:
-    """What would be asked, by sample."""
-    plan = compile_plan(load(write(imported(text), Path("specs"))))
-    [cell] = plan.cells
-    return [[request.context for request in sample.requests] for sample in cell.samples]
 
 
 def test_prepared_rows_stand_in_files_beside_the_spec_and_shots_are_prepared_too() -> None:
@@ -168,8 +175,10 @@ def test_an_imported_spec_needs_no_python_any_more_and_says_where_its_rows_come_
         ("doc_to_text: !function utils.leaves", r"t\.yaml:10 `!function utils\.leaves` failed on row 1: SystemExit: 3"),
         ("doc_to_text: !function utils.absent", r"t\.yaml:10 .*AttributeError: .*absent"),
         ("doc_to_text: !function nowhere.at_all", r"t\.yaml:10 .*ModuleNotFoundError: No module named 'nowhere'"),
-        ("doc_to_text: !function utils.dates", r"its rows are no JSON: t: column `doc_to_text` holds a set"),
-        ("doc_to_text: q\nprocess_docs: !function utils.none", r"t\.yaml:11 no row of `test` is left"),
+        ("doc_to_text: !function utils.dates", r"t\.yaml:10 row 1: column `doc_to_text` holds a set;"),
+        ("doc_to_text: !function utils.infinite", r"t\.yaml:10 row 1: column `doc_to_text` is no JSON: Out of range"),
+        ("doc_to_text: !function utils.half", r"t\.yaml:10 row 1: column `doc_to_text` is no JSON: .*surrogates"),
+        ("doc_to_text: q\nprocess_docs: !function utils.none", r"t\.yaml:11 no row of `train` is left"),
         ("doc_to_text: q\nprocess_docs: !function utils.which", r"t\.yaml:11 `!function utils\.which` failed: "),
         ("doc_to_text: !function utils.ask\nfewshot_config: 3", r"t\.yaml:11 `fewshot_config`: must be a mapping"),
         ("doc_to_text: !function utils.ask\nmetadata: [3]", r"t\.yaml:11 `metadata`: must be a mapping, not"),
@@ -189,6 +198,48 @@ def test_what_goes_wrong_is_said_at_the_line_of_the_function(more: str, said: st
     assert not list(Path().glob("specs/data/*"))
 
 
+def test_numbers_and_arrays_of_numpy_are_kept_as_python_has_them() -> None:
+    made = block(
+        TASK + "output_type: multiple_choice\ndoc_to_text: q\n"
+        "doc_to_choice: !function utils.listed\ndoc_to_target: !function utils.counted\n"
+    )
+    assert made["prompt"]["target"] == "{{ doc_to_target }}"
+    assert rows()[1] == {"q": "no", "label": 1, "doc_to_choice": ["left", "right"], "doc_to_target": 1}
+
+
+def test_a_function_that_changes_its_row_changes_only_its_own() -> None:
+    Path("rows.jsonl").write_text(json.dumps({"q": "one", "label": 0, "seen": []}))
+    text = TASK.replace(", train: shown.jsonl", "").replace("training_split: train\n", "")
+    block(text + "doc_to_text: !function utils.spoils\ndoc_to_target: !function utils.ask\n")
+    assert rows() == [{"q": "one", "label": 0, "seen": [], "doc_to_text": "text", "doc_to_target": "one?"}]
+
+
+def test_python_that_draws_makes_the_same_rows_in_every_import_and_beside_any_task() -> None:
+    drawn = CHOOSE + "doc_to_text: q\nprocess_docs: !function utils.drawn\n"
+    imported(drawn)
+    import_lm_eval("t.yaml", run_python=True)  # what `datasets` keeps of the first is not taken for the second
+    assert rows("t.shots")[0]["drawn"][0] == random.Random(0).random()  # the shots first, the harness's seed
+    Path("other.yaml").write_text(drawn.replace("task: t", "task: other").replace("drawn", "drawn_again"))
+    Path("both.yaml").write_text("group: both\ntask: [other, t]\n")
+    import_lm_eval("both.yaml", run_python=True)
+    assert rows("other") == rows("t")
+
+
+def test_of_a_task_that_cannot_be_carried_over_no_rows_are_left() -> None:
+    text = CHOOSE + "doc_to_text: !function utils.ask\nmetric_list: [{metric: acc_mutual_info}]\n"
+    assert "acc_mutual_info" in refused(text)
+    assert not Path("specs/data").exists()
+    block(text.partition("metric_list")[0])
+    assert "acc_mutual_info" in refused(text)
+    assert len(rows()) == 3  # another import's
+
+
+def test_files_of_rows_keep_the_letters_of_their_tasks() -> None:
+    for name in ("größe", "grüße"):  # of as many letters that a file's name must not have
+        imported((CHOOSE + "doc_to_text: !function utils.ask\n").replace("task: t", f"task: {name}"))
+        assert len(rows(name)) == 3
+
+
 def test_a_data_set_that_is_none_is_said() -> None:
     keys = "task: t\ncustom_dataset: !function utils.samples\ntest_split: test\ndoc_to_text: q\ndoc_to_target: label\n"
     assert re.search(r"t\.yaml:2 `!function utils\.samples` failed: \w+Error", refused(keys))
@@ -202,23 +253,35 @@ def test_what_is_missing_is_said() -> None:
         text.replace("split: test", "split: validation")
     )
     Path("rows.jsonl").unlink()
-    assert re.search(r"t\.yaml:3 .*rows\.jsonl", refused(text))
+    assert re.search(r"t\.yaml:4 .*rows\.jsonl.*from the folder where this is started", refused(text))
+
+
+def test_without_the_package_datasets_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    assert r"t.yaml:3 `dataset_path: json` needs the package `datasets`" in refused(
+        CHOOSE + "doc_to_text: !function utils.ask\n"
+    )
 
 
 def test_rows_that_are_there_are_never_written_over() -> None:
     text = CHOOSE + "doc_to_text: !function utils.ask\n"
     imported(text)
     imported(text)  # they say the same
-    Path("specs/data/t.jsonl").write_text("mine\n")
+    Path("specs/data/t.jsonl").write_bytes(b"mine\xff")
     with pytest.raises(HarnessError, match=r"t\.jsonl is there already and says something else"):
         imported(text)
-    assert Path("specs/data/t.jsonl").read_text() == "mine\n"
+    assert Path("specs/data/t.jsonl").read_bytes() == b"mine\xff"
 
 
 def test_without_the_option_nothing_is_called_and_the_option_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     Path("t.yaml").write_text(CHOOSE + "doc_to_text: !function utils.leaves\n")
     assert main(["import", "lm-eval", "t.yaml"]) == 2
     assert "`--run-python` calls it once, while importing" in capsys.readouterr().err
+    Path("t.yaml").write_text(CHOOSE + "doc_to_text: !function utils.ask\nprocess_results: !function utils.score\n")
+    assert main(["import", "lm-eval", "t.yaml"]) == 2
+    assert "`--run-python`" not in capsys.readouterr().err  # it would not help
+    assert main(["import", "lm-eval", "t.yaml", "--run-python"]) == 2
+    assert "`doc_to_text`" not in capsys.readouterr().err  # it is not what keeps it from being imported
     Path("t.yaml").write_text(CHOOSE + "doc_to_text: !function utils.ask\n")
     assert main(["import", "lm-eval", "t.yaml", "--run-python"]) == 0
     assert "Its rows were made by Python (utils.ask)" in capsys.readouterr().out
