@@ -60,6 +60,7 @@ class Python:
     _sets: dict[str, Any] = field(default_factory=dict)
     _out_of_reach: dict[str, Problem] = field(default_factory=dict)
     _written: list[Path] = field(default_factory=list)
+    _of_this_import: set[Path] = field(default_factory=set)
 
     def run(self, config: Config) -> Config:
         """The task without its Python; as it is where some of that does more than make rows, or there is none.
@@ -77,6 +78,7 @@ class Python:
         """Remove the rows that were written for the last task, which came to nothing after all."""
         for path in self._written:
             path.unlink(missing_ok=True)
+        self._of_this_import -= set(self._written)
         with suppress(OSError):  # it holds the rows of others, or is not there
             self.folder.rmdir()
 
@@ -122,8 +124,11 @@ class Python:
             self.folder.mkdir(parents=True, exist_ok=True)
             for path, content in contents.items():
                 if path.exists() and path.read_bytes() != content:
-                    said = f"{path} is there already and says something else; move it, or name another --out"
-                    raise HarnessError(said)
+                    said = "is there already and says something else; move it, or name another --out"
+                    if path in self._of_this_import:
+                        said = "holds the rows of another task of this name; import each by itself, with its own --out"
+                    raise HarnessError(f"{path} {said}")
+            self._of_this_import |= set(contents)
             for path, content in contents.items():
                 if not path.exists():
                     self._written.append(path)

@@ -225,6 +225,14 @@ def test_python_that_draws_makes_the_same_rows_in_every_import_and_beside_any_ta
     assert rows("other") == rows("t")
 
 
+def test_two_tasks_of_one_name_and_other_rows_are_told_apart() -> None:
+    Path("t.yaml").write_text(CHOOSE + "doc_to_text: !function utils.ask\n")
+    Path("both.yaml").write_text("group: both\ntask: [t, {task: t, doc_to_text: !function utils.show}]\n")
+    made = import_lm_eval("both.yaml", run_python=True)
+    assert [task.name for task in made.tasks] == ["t"]
+    assert "holds the rows of another task of this name" in str(made.refused[0])
+
+
 def test_of_a_task_that_cannot_be_carried_over_no_rows_are_left() -> None:
     text = CHOOSE + "doc_to_text: !function utils.ask\nmetric_list: [{metric: acc_mutual_info}]\n"
     assert "acc_mutual_info" in refused(text)
