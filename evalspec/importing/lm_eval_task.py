@@ -21,6 +21,7 @@ from evalspec.importing.lm_eval_findings import FOREIGN, HARMLESS, Findings
 from evalspec.importing.lm_eval_index import Leaf
 from evalspec.importing.lm_eval_metrics import DEFAULTS, metrics
 from evalspec.importing.lm_eval_python import Python, makes_rows, only_makes_rows
+from evalspec.importing.lm_eval_rows import with_rows_made
 from evalspec.importing.lm_eval_texts import (
     Columns,
     choice_templates,
@@ -61,7 +62,7 @@ def carry(leaf: Leaf, root: Path, python: Python | None = None) -> Carried:
 
     Raises HarnessError with every key that cannot be carried over.
     """
-    config = python.run(leaf.config) if python is not None else leaf.config
+    config = with_rows_made(leaf.config, python) if python is not None else leaf.config
     findings = Findings(config, notes=list(config.notes))
     _refuse_what_no_spec_can_say(findings, python is not None)
     if findings.problems:

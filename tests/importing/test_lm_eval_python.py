@@ -41,6 +41,10 @@ def broken(row): return 1 // row["label"]
 def leaves(row): raise SystemExit(3)
 def dates(row): return {1, 2}
 def score(row, results): return {"acc": 1}
+def moves(row):
+    import os
+    os.chdir("/")
+    return row["q"]
 def infinite(row): return [float("inf")]
 def half(row): return "\\ud800"
 def counted(row): return np.int32(row["label"])
@@ -293,6 +297,14 @@ def test_without_the_option_nothing_is_called_and_the_option_is_named(capsys: py
     Path("t.yaml").write_text(CHOOSE + "doc_to_text: !function utils.ask\n")
     assert main(["import", "lm-eval", "t.yaml", "--run-python"]) == 0
     assert "Its rows were made by Python (utils.ask)" in capsys.readouterr().out
+
+
+def test_python_leaves_nothing_behind_in_the_program_that_imports() -> None:
+    import datasets
+
+    here, drawn, cached = Path.cwd(), random.getstate(), datasets.is_caching_enabled()
+    imported(CHOOSE + "doc_to_text: !function utils.moves\n")
+    assert (Path.cwd(), random.getstate(), datasets.is_caching_enabled()) == (here, drawn, cached)
 
 
 def test_python_that_changes_no_score_is_left_out() -> None:
