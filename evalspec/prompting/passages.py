@@ -12,6 +12,7 @@ from evalspec.paths import is_folder, path_from
 from evalspec.prompting.task_templates import Templates, texts_of
 from evalspec.retrieval import Hit, Passage, chunked, retrieve
 from evalspec.spec.blocks import TaskBlock
+from evalspec.spec.cells import unused_settings
 from evalspec.spec.retrieval import RetrievalBlock
 
 Key = tuple[str, str]  # where a row stands (`rows`, or `shots` where these have data of their own), and its id
@@ -51,7 +52,9 @@ def passages_of(
     if block is None:
         return {}, {}
     gold = [texts_of(templates.gold.evaluate(row.values, row.id)) for row in rows] if templates.gold else None
-    queries = [templates.query.render(row.values, row.id) for row in rows] if templates.query else []
+    # What nothing reads stands at its default here, `{{ question }}`, and rows need not have such a column.
+    asked = None if ("retrieval", "query") in unused_settings(task) else templates.query
+    queries = [asked.render(row.values, row.id) if asked else "" for row in rows]
     passages = [
         Passage(
             row.id,

@@ -60,7 +60,10 @@ def unused_settings(task: TaskBlock) -> list[Location]:
     unused: list[Location] = []
     retrieval, shots, decode = task.retrieval, task.prompt.shots, task.decode
     if retrieval is not None:
-        unused += [("retrieval", name) for name in _unused_by(retrieval.retriever, retrieval)]
+        idle = _unused_by(retrieval.retriever, retrieval)
+        compared = shots is not None and shots.n > 0 and shots.sampler == "nearest" and shots.query is None
+        # By its query a row also finds its nearest shots, whatever retrieves: open and closed book show the same.
+        unused += [("retrieval", name) for name in idle if not (compared and name == "query")]
     if shots is not None:
         names: list[str] = []
         if shots.n == 0:

@@ -18,6 +18,7 @@ ROWS = [
     {"id": f"q{number}", "question": f"Who is number {number}?", "answer": "Anna", "gold": [f"p{number}"]}
     for number in range(40)
 ]
+ASKED = [{"asked" if key == "question" else key: value for key, value in row.items()} for row in ROWS]
 PASSAGES = [{"id": f"p{number}", "text": f"Number {number} is Anna."} for number in range(40)]
 
 
@@ -90,6 +91,30 @@ def test_the_contracts_keys_are_there_and_the_tokens_are_exact(tmp_path: Path) -
         assert entry["sharing"] == entry["prompt_tokens"] / entry["distinct_tokens"] > 1
     assert json.loads(json.dumps(shown)) == shown
     assert "retriever=none" in plan_table(plan)
+
+
+@pytest.mark.parametrize("retriever", [{"retriever": "none"}, {"retriever": "oracle", "distractors": "random"}])
+def test_where_nothing_reads_a_query_rows_need_no_column_called_question(
+    tmp_path: Path, retriever: dict[str, Any]
+) -> None:
+    folder = project(tmp_path, template="Q: {{ asked }}\nA:", rows=ASKED)
+    asked = spec(retrieval__query="{{ asked }}")
+    asked["sweep"] = {"tasks.ask.retrieval": [retriever, {"retriever": "bm25", "k": 1}]}
+    samples = compile_plan(load(asked, root=folder)).models[0].samples
+    assert {bool(sample.draft.hits) for sample in samples} == {retriever["retriever"] == "oracle", True}
+
+
+def test_open_and_closed_book_show_the_same_nearest_examples(tmp_path: Path) -> None:
+    folder = project(tmp_path, template="Q: {{ asked }}\nA:", rows=ASKED)
+    asked = spec(retrieval__query="{{ asked }}", prompt__shots={"n": 2, "sampler": "nearest"})
+    asked["sweep"] = {"tasks.ask.retrieval": [{"retriever": "none"}, {"retriever": "bm25", "k": 1}]}
+    part = compile_plan(load(asked, root=folder)).models[0]
+    closed, opened = (
+        {sample.draft.sample_id: sample.draft.shot_ids for sample in part.samples if sample.cell is cell}
+        for cell in part.cells
+    )
+    assert closed == opened
+    assert any(closed.values())
 
 
 def test_a_model_that_cannot_be_forked_is_said_and_priced_so(tmp_path: Path) -> None:
