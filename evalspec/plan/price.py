@@ -18,9 +18,9 @@ from evalspec.models.card import NATIVE_TYPES, Model
 from evalspec.plan.compile import ModelPlan, Plan
 from evalspec.plan.forest import alone, tokens_before
 from evalspec.plan.measurements import MeasurePlan
+from evalspec.plan.notes import notes_of
 from evalspec.plan.spread import spread_of
 from evalspec.plan.stages import Bound, bounds
-from evalspec.prompting.squad import spoiled
 from evalspec.tabular import bytes_text, table
 
 DTYPE_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
@@ -312,26 +312,11 @@ def plan_table(plan: Plan) -> str:
                 f"{price.model}: each request is fed from its beginning, {price.computed_tokens:,} tokens for "
                 f"{price.distinct_tokens:,} distinct ones, since {price.fed_again}{could}"
             )
-    notes += _spoiled_answers(plan)
+    notes += notes_of(plan)
     asked = (
         [cells, "", table(columns, rows), *notes] if plan.models else [f"plan {plan.plan_id}: {plan.loaded.spec.name}"]
     )
     return "\n".join([*asked, *_stages_table(plan), *_measured_table(plan)])
-
-
-def _spoiled_answers(plan: Plan) -> list[str]:
-    """Tasks whose `exact_match` compares after SQuAD's normalisation right answers that this would spoil."""
-    notes: dict[str, str] = {}
-    for part in plan.models:
-        for sample in part.samples:
-            name, task = sample.cell.task_name, sample.task
-            plain = any(block.metric == "exact_match" and not block.options for block in task.metrics)
-            if name not in notes and plain and (what := spoiled(sample.draft.targets)):
-                notes[name] = (
-                    f"{name}: `exact_match` compares as SQuAD does, which {what}; `{{metric: exact_match, literal: "
-                    "true}` compares as written"
-                )
-    return list(notes.values())
 
 
 def _stages_table(plan: Plan) -> list[str]:

@@ -30,6 +30,7 @@ from evalspec.models.card import Model
 from evalspec.plan.compile import ModelPlan, Plan, Sample, SampleKey, forest_of
 from evalspec.plan.forest import Forest
 from evalspec.plan.measurements import MeasurePlan, Point
+from evalspec.plan.notes import notes_of
 from evalspec.plan.stages import keys_at, levels, stage_samples
 from evalspec.runs.answered import earlier_stages, votes
 from evalspec.runs.efficiency import Meter
@@ -104,6 +105,8 @@ def run(
         return _summary(earlier["run_id"], plan, store, reports, began)
     if earlier:
         progress.say(f"going on with run {earlier['run_id']}, which was {earlier['status']}")
+    for note in notes_of(plan):
+        progress.say(f"note: {note}")
     with place_of(ray, plan.loaded.root, progress.say) as place:
         writer = store.resume(earlier["run_id"]) if earlier else store.begin(_run_row(plan, place), _cell_rows(plan))
         work = _Work(plan, store, writer, place, fresh, progress)

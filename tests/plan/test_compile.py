@@ -261,3 +261,12 @@ def test_right_answers_that_squads_normalisation_spoils_are_named_with_what_comp
     assert "ask: `exact_match` compares as SQuAD does, which leaves nothing of the right answer `A`" in table
     literal = {"metrics": [{"metric": "exact_match", "literal": True}]}
     assert "compares as SQuAD does" not in plan_table(compiled(tmp_path, **changes, **literal))
+
+
+def test_a_line_break_that_yaml_leaves_between_a_prompt_and_its_answer_is_named(tmp_path: Path) -> None:
+    project(tmp_path)
+    said = "tasks.ask.prompt.template: ends in a line break"
+    assert said in plan_table(compiled(tmp_path, prompt__template="Q: {{ question }}\nA:\n"))
+    assert said not in plan_table(compiled(tmp_path, prompt__template="Q: {{ question }}\nA:"))
+    meant = {"prompt__template": "{{ question }}\n", "prompt__delimiter": ""}
+    assert said not in plan_table(compiled(tmp_path, **meant))
