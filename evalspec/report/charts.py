@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import altair as alt
 
-from evalspec.report.conditions import number
+from evalspec.report.conditions import Condition, number
 from evalspec.report.context_charts import by_position, heat_axes, heat_map
 from evalspec.report.marks import (
     MOST_PANELS,
@@ -19,6 +19,7 @@ from evalspec.report.marks import (
     Figure,
     Point,
     apart,
+    by_ratio,
     colour,
     condition_column,
     interval_layers,
@@ -70,19 +71,21 @@ def bynumber(results: Results, task: str, name: str) -> Figure | None:
     """
     main, found = results.main[task], results.main_of(task)
     numbered = {key: e for key, e in found.items() if number(key[1].get(name)) is not None}
-    panels = list(dict.fromkeys(condition.without(name).label for _, condition in numbered))
+    rests = _panels(list(dict.fromkeys(condition for _, condition in numbered)), name)
+    panels = list(dict.fromkeys(rest.label for group in rests.values() for rest in group))
     if not numbered or len(panels) > MOST_PANELS:
         return None
     models = [m for m in results.models if any(key[0] == m for key in found)]
     places = sorted({number(condition.get(name)) or 0.0 for _, condition in numbered})
-    log = places[0] > 0 and places[-1] / places[0] > 20
+    log = by_ratio(places)
     points: list[Point] = []
     table = []
     for (model, condition), e in numbered.items():
-        at, panel = number(condition.get(name)) or 0.0, condition.without(name).label
+        at = number(condition.get(name)) or 0.0
         moved = apart(at, places, models.index(model), len(models), log=log)
-        points.append(point(e, main, model) | {"panel": panel, "x": moved, "at": at})
-        table.append((panel, f"{at:g}", model, *numbers(e)))
+        for panel in (rest.label for rest in rests[condition]):
+            points.append(point(e, main, model) | {"panel": panel, "x": moved, "at": at})
+            table.append((panel, f"{at:g}", model, *numbers(e)))
     # A reference is one condition; several without the number would be rules that nobody can tell apart.
     rest = {condition for _, condition in found if number(condition.get(name)) is None}
     reference = rest.pop() if len(rest) == 1 else None
@@ -111,6 +114,21 @@ def bynumber(results: Results, task: str, name: str) -> Figure | None:
         (condition_column(panels), name, "model", *NUMBERS),
         tuple(table),
     )  # fmt: skip
+
+
+def _panels(conditions: Sequence[Condition], name: str) -> dict[Condition, list[Condition]]:
+    """The panels in which each condition stands, as what is left of it without the number.
+
+    Of zero shots nothing else can be said (their sampler, their labels): that one point begins the line of every panel
+    that says more, and has none of its own.
+    """
+    rests = {condition: condition.without(name) for condition in conditions}
+    found = {}
+    for condition, rest in rests.items():
+        alone = [other for other, same in rests.items() if same == rest] == [condition]
+        more = [other for other in dict.fromkeys(rests.values()) if set(rest.params) < set(other.params)]
+        found[condition] = more if alone and number(condition.get(name)) == 0 and more else [rest]
+    return found
 
 
 def by_condition(results: Results, task: str) -> Figure | None:

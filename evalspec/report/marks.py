@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import altair as alt
@@ -148,6 +149,18 @@ def panelled(
     facet = alt.Facet("panel:N", sort=list(panels), header=header)
     chart = alt.layer(*layers, data=data).properties(height=height).facet(facet=facet, columns=len(panels), spacing=18)
     return dict(chart.resolve_axis(x="independent").properties(description=says).to_dict())
+
+
+def by_ratio(places: Sequence[float]) -> bool:
+    """Whether an axis over these places (in order) is logarithmic: where they double, or lie far apart, but never with 0.
+
+    Places that double have their nearest neighbours at least twice as far apart, as a share of the axis, by ratio.
+    """
+    if len(places) < 3 or places[0] <= 0:
+        return False
+    steps = min(high - low for low, high in pairwise(places)) / (places[-1] - places[0])
+    ratios = min(math.log(high / low) for low, high in pairwise(places)) / math.log(places[-1] / places[0])
+    return places[-1] / places[0] > 20 or ratios > 2 * steps
 
 
 def apart(x: float, places: Sequence[float], at: int, of: int, *, log: bool) -> float:

@@ -1,0 +1,45 @@
+"""A number that was swept has an axis on which its places stand apart, and its zero begins the line of every panel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import duckdb
+import pytest
+
+from evalspec.report.charts import bynumber
+from evalspec.report.data import read_results
+from evalspec.report.marks import by_ratio
+
+RUN = "r-20261122-0930"
+
+
+@pytest.mark.parametrize(
+    ("places", "logarithmic"),
+    [
+        ([128, 256, 512, 1024, 2048], True),
+        ([1, 2, 4, 8], True),
+        ([8, 32, 128, 230], True),
+        ([1, 3, 5, 10], False),
+        ([2, 6, 10, 16], False),
+        ([0, 1, 4, 16], False),
+        ([1, 20], False),
+    ],
+)
+def test_places_that_double_stand_on_a_logarithmic_axis(places: list[float], logarithmic: bool) -> None:
+    assert by_ratio(places) is logarithmic
+
+
+def test_zero_shots_begin_the_line_of_every_kind_of_labels(filled: Callable[..., duckdb.DuckDBPyConnection]) -> None:
+    connection = filled(count=12)
+    shots, retriever = "tasks.open_book.prompt.shots", "split_part(cell_id, '-', 2)"
+    connection.execute(
+        f"""UPDATE cells SET params = CASE {retriever} WHEN 'none' THEN json_object('{shots}.n', 0)
+            ELSE json_object('{shots}.n', split_part(cell_id, '-', 3)::INT, '{shots}.labels', {retriever}) END"""
+    )
+    figure = bynumber(read_results(connection, RUN), "open_book", "shots")
+    assert figure is not None
+    assert figure.panels == 4
+    drawn = [(row[0], row[1]) for row in figure.rows if row[2] == "mamba"]
+    for labels in ("bm25", "dense", "fusion", "oracle"):
+        assert {at for panel, at in drawn if panel == f"labels = {labels}"} == {"0", "1", "3", "5", "10"}
