@@ -171,5 +171,7 @@ def _explain(error: Exception, sql: str) -> str:
     if missing := re.search(r'Referenced column "([^"]+)" not found', text):
         named = [name for name in TABLES if re.search(rf"\b{name}\b", sql, re.IGNORECASE)] or list(TABLES)
         columns = {column for name in named for column in TABLES[name].names}
-        text = text.replace("\n", f"{suggest(missing[1], columns)}\n", 1)
+        holders = [f"`{name}`" for name in TABLES if missing[1].lower() in TABLES[name].names]
+        said = f" It is a column of {', '.join(holders)}." if holders else suggest(missing[1], columns)
+        text = text.replace("\n", f"{said}\n", 1)
     return text

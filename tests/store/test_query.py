@@ -210,6 +210,7 @@ def test_the_connection_itself_is_closed_to_other_files_and_to_changes_of_the_st
     [
         ("SELECT * FROM runz", "there is no table `runz`. Did you mean `runs`?"),
         ("SELECT\n  modell\nFROM cells", "Did you mean `model`?"),
+        ("SELECT output FROM results", "It is a column of `samples`."),
         ("SELECT\n  modell\nFROM cells", "LINE 2:   modell\n          ^^^^^^"),
         ("SELECT 'é😀', * FROM runz", "LINE 1: SELECT 'é😀', * FROM runz\n                            ^"),
         ("SELEC 1", "LINE 1: SELEC 1\n        ^"),
