@@ -121,7 +121,8 @@ def _shown_sentences(
         said = _values(found, main, models, middle)
         sentences.append(f"With the gold passage given ({middle.label}), {main.words} is {said}.")
     if "none" in of:
-        without = f"Without passages it is {_values(found, main, models, of['none'][0])}."
+        subject = "it" if sentences else main.words
+        without = f"Without passages {subject} is {_values(found, main, models, of['none'][0])}."
         # The two ends of the scale belong together in the lead.
         sentences = [" ".join([*sentences, without])]
     searched = [c for name, group in of.items() if name not in ("none", "oracle") for c in group]

@@ -22,6 +22,10 @@ REASONS = {
 }
 
 
+MOST_IN_A_SENTENCE = 4
+"""Verdicts: more of one claim are a list."""
+
+
 @dataclass(frozen=True)
 class Claim:
     """One hypothesis: its words, what came of it, and every verdict."""
@@ -30,6 +34,8 @@ class Claim:
     word: str
     """`supported`, `refuted` or `undecided` where all of its verdicts say so, else `mixed`."""
     said: str
+    listed: tuple[str, ...]
+    """One line for each verdict, where they are too many for a sentence; `said` then counts them."""
     verdicts: tuple[Mapping[str, Any], ...]
 
 
@@ -44,13 +50,16 @@ def claims_of(found: Sequence[Mapping[str, Any]], order: Sequence[str]) -> list[
 
 def _claim(rows: Sequence[Mapping[str, Any]]) -> Claim:
     words = dict.fromkeys(str(row["verdict"]) for row in rows)
-    parts = []
+    many = len(rows) > MOST_IN_A_SENTENCE
+    parts, listed = [], []
     for word in ("supported", "refuted", "undecided"):
         group = [row for row in rows if row["verdict"] == word]
         if group:
-            parts.append(f"{word}{_listed([_one(row) for row in group])}")
+            parts.append(f"{word} in {len(group)}" if many else f"{word}{_listed([_one(row) for row in group])}")
+            listed += [f"{word}{_one(row)}" for row in group if many]
     word = next(iter(words)) if len(words) == 1 else "mixed"
-    return Claim(str(rows[0]["claim"]).rstrip("."), word, "; ".join(parts) + ".", tuple(rows))
+    said = ", ".join(parts) + f" of {len(rows)}:" if many else "; ".join(parts) + "."
+    return Claim(str(rows[0]["claim"]).rstrip("."), word, said, tuple(listed), tuple(rows))
 
 
 def _one(row: Mapping[str, Any]) -> str:
@@ -60,7 +69,7 @@ def _one(row: Mapping[str, Any]) -> str:
     if said and row["components"]:
         said += f"; {_from_seeds(row['components'])}"
     if row["verdict"] == "undecided" and row["reason"] in REASONS:
-        said = f"{REASONS[row['reason']]}{': ' + said if said else ''}"
+        said = f"{_reason(row)}{': ' + said if said else ''}"
     return f" for {where} ({said})" if where else f" ({said})"
 
 
@@ -71,6 +80,14 @@ def _from_seeds(components: Any) -> str:
     if parts.get("seeds") is None or total <= 0:
         return "a single training seed each" if parts.get("seeds") is None else "no variance"
     return f"{parts['seeds'] / total:.0%} of the variance from training seeds".replace("%", "\u00a0%")
+
+
+def _reason(row: Mapping[str, Any]) -> str:
+    """Why nothing is decided. Where the interval of this one comparison is without 0, it is the corrected p that says so."""
+    low, high, p = row["ci_low"], row["ci_high"], row["p_holm"]
+    if row["reason"] == "overlap" and None not in (low, high, p) and (low > 0 or high < 0):
+        return f"p = {p:.2f} after the correction"
+    return REASONS[str(row["reason"])]
 
 
 def effect(row: Mapping[str, Any]) -> str:

@@ -42,6 +42,9 @@ def test_the_answer_is_what_the_store_says(filled: Filled) -> None:
     assert "Without passages it is" in answer.sentences[0]
     assert [row.label for row in answer.rows][:3] == ["no passages", "bm25, k = 1", "bm25, k = 3"]
     assert answer.models == ("transformer", "mamba", "mamba2")
+    connection.execute("DELETE FROM cells WHERE contains(cell_id, 'oracle')")
+    without = answer_of(read_results(connection, RUN), "open_book")
+    assert without and without.sentences[0].startswith("Without passages exact match is ")
 
 
 def test_who_is_better_is_decided_by_paired_tests_on_the_same_samples(filled: Filled) -> None:
