@@ -83,7 +83,7 @@ def _from_seeds(components: Any) -> str:
 
 
 def _reason(row: Mapping[str, Any]) -> str:
-    """Why nothing is decided. Where the interval of this one comparison is without 0, it is the corrected p that says so."""
+    """Why nothing is decided: where the interval of this one comparison is without 0, the corrected p."""
     low, high, p = row["ci_low"], row["ci_high"], row["p_holm"]
     if row["reason"] == "overlap" and None not in (low, high, p) and (low > 0 or high < 0):
         return f"p = {p:.2f} after the correction"

@@ -152,7 +152,7 @@ def panelled(
 
 
 def by_ratio(places: Sequence[float]) -> bool:
-    """Whether an axis over these places (in order) is logarithmic: where they double, or lie far apart, but never with 0.
+    """Whether an axis over these places (in order) is logarithmic: where they double or lie far apart, never with 0.
 
     Places that double have their nearest neighbours at least twice as far apart, as a share of the axis, by ratio.
     """
