@@ -106,7 +106,7 @@ def bynumber(results: Results, task: str, name: str) -> Figure | None:
     return Figure(
         f"{task}-by-{name}",
         f"{main.words.capitalize()} against {AXES.get(name, name)}",
-        f"{_each(main)} {sizes(list(numbered.values()))} samples a point; bars are 95% intervals; "
+        f"{_each(main)} {sizes(list(numbered.values()))} a point; bars are 95% intervals; "
         f"models stand slightly apart along x so that all can be seen.{dashed}",
         panelled([*layers, *interval_layers(models, x, metric_axis(main), line=True)], points, panels,
                  f"{main.words} against {name} for each model"),
@@ -151,7 +151,7 @@ def by_condition(results: Results, task: str) -> Figure | None:
     return Figure(
         f"{task}-conditions",
         f"{main.words.capitalize()} of each condition",
-        f"{_each(main)} {sizes(list(found.values()))} samples a dot; bars are 95% intervals.",
+        f"{_each(main)} {sizes(list(found.values()))} a dot; bars are 95% intervals.",
         chart.properties(height=height, description=f"{main.words} of each condition").to_dict(),
         1,
         ("condition", "model", *NUMBERS),

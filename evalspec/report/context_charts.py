@@ -93,7 +93,7 @@ def heat_map(results: Results, task: str) -> Figure | None:
     return Figure(
         f"{task}-map",
         f"{main.words.capitalize()} over {across} and {down}",
-        f"Percent, over {sizes(estimates)} samples a field; the intervals are in the numbers below.",
+        f"Percent, over {sizes(estimates)} a field; the intervals are in the numbers below.",
         panelled([fill, text], drawn, list(panels), says, height),
         len(panels),
         ("model", across, down, *NUMBERS),
@@ -139,7 +139,7 @@ def by_position(results: Results, task: str) -> Figure | None:
     return Figure(
         f"{task}-position",
         "Loss against the position in the text",
-        f"Mean −log p per token of the positions up to each tick, from half of it on; over {sizes(found)} texts; bars "
+        f"Mean −log p per token of the positions up to each tick, from half of it on; over {sizes(found)}; bars "
         f"are 95% intervals.{dashed}",
         panelled([*layers, *interval_layers(models, x, y, line=True)], points, panels, "loss by position"),
         len(panels),

@@ -27,6 +27,11 @@ from evalspec.spec.params import short_names
 if TYPE_CHECKING:
     import duckdb
 
+ASKED = f"""
+SELECT cell_id, coalesce(stage, '{MAIN}') AS stage, count(DISTINCT sample_id) AS n
+FROM samples WHERE run_id = $run AND error IS NULL AND finish_reason IS DISTINCT FROM 'skipped'
+GROUP BY ALL"""
+
 GOLD_PLACES = """
 WITH answers AS (
   SELECT cell_id, sample_id, avg(value) AS value FROM scores
@@ -74,6 +79,7 @@ def read_results(connection: duckdb.DuckDBPyConnection, run_id: str) -> Results:
     ]
     models, tasks = _order(spec, "models"), _order(spec, "tasks")
     cells.sort(key=lambda c: (models.get(c.model, 99), c.model, tasks.get(c.task, 99), c.task, c.condition.order))
+    asked = {(row["cell_id"], row["stage"]): row["n"] for row in rows(connection, ASKED, run=run_id)}
     estimates = [
         Estimate(
             cell_id=row["cell_id"],
@@ -85,6 +91,7 @@ def read_results(connection: duckdb.DuckDBPyConnection, run_id: str) -> Results:
             low=_finite(row["ci_low"]),
             high=_finite(row["ci_high"]),
             n=row["n"],
+            asked=asked.get((row["cell_id"], row["stage"] or MAIN)),
         )
         for row in rows(connection, "SELECT * FROM metrics WHERE run_id = $run", run=run_id)
         if row["value"] is not None and not math.isnan(row["value"])

@@ -197,9 +197,15 @@ def interval(estimate: Estimate, main: MainMetric) -> str:
 
 
 def sizes(estimates: Sequence[Estimate]) -> str:
-    """`120`, or `12 to 120` where numbers of samples differ."""
-    found = sorted({e.n for e in estimates})
-    return f"{found[0]:,}" if len(found) == 1 else f"{found[0]:,} to {found[-1]:,}"
+    """`120 samples`, `12 to 120 samples` where numbers differ, `20 samples of 9 answers` where each is asked often."""
+    often = [round(e.n / e.samples, 1) if e.samples else 1.0 for e in estimates]
+    answers = f" of {_range(often)} answers" if max(often, default=1.0) > 1 else ""
+    return f"{_range([e.samples for e in estimates])} samples{answers}"
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:,.10g}" if low == high else f"{low:,.10g} to {high:,.10g}"
 
 
 def numbers(estimate: Estimate) -> tuple[float | int | None, ...]:

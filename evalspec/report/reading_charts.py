@@ -125,7 +125,7 @@ def by_cost(results: Results, task: str) -> Figure | None:
         f"{task}-by-cost",
         "What a question costs, and what it buys",
         f"{main.words.capitalize()} against the tokens of a question's prompt, shots included "
-        f"({sizes(list(priced.values()))} samples each). The numbers hold what was computed, shared tokens split among "
+        f"({sizes(list(priced.values()))} each). The numbers hold what was computed, shared tokens split among "
         "the conditions that share them, and the seconds: what this run paid, not a comparison of speeds.",
         panelled(layers, points, models, f"{main.words} against tokens of a prompt"),
         len(models),

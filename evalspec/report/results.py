@@ -66,6 +66,13 @@ class Estimate:
     high: float | None
     n: int
     stage: str = MAIN
+    asked: int | None = None
+    """Samples that these n scores are of: fewer where each is answered several times (repeats, draws of its shots)."""
+
+    @property
+    def samples(self) -> int:
+        """How many samples were scored, each once or several times."""
+        return self.n if self.asked is None else min(self.n, self.asked)
 
 
 @dataclass(frozen=True)

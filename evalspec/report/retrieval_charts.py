@@ -79,7 +79,7 @@ def by_gold_place(results: Results, task: str, places: Sequence[GoldPlace]) -> F
         f"{task}-gold-place",
         "Where the gold passage stands",
         f"{main.words.capitalize()}{f' at {size} = {depth:g}' if depth else ''} by the place of the first gold passage "
-        f"among those of the prompt (1 comes first; none: not retrieved); {sizes(list(drawn.values()))} samples "
+        f"among those of the prompt (1 comes first; none: not retrieved); {sizes(list(drawn.values()))} "
         f"a point, bars are 95% mid-p intervals; points of fewer than {FEWEST} samples are only in the numbers.",
         panelled(layers, points, panels, f"{main.words} by the place of the gold passage"),
         len(panels),
@@ -131,7 +131,7 @@ def retrieval_and_answer(results: Results, task: str) -> Figure | None:
         f"{task}-retrieval-answer",
         "Retrieval quality beside answer quality",
         f"{main.words.capitalize()} against recall, one point for each retriever and k "
-        f"({sizes(list(both.values()))} samples each; bars are 95% intervals). "
+        f"({sizes(list(both.values()))} each; bars are 95% intervals). "
         "On the dotted line every passage found is answered, and nothing else is.",
         panelled(layers, points, models, f"{main.words} against recall for each model"),
         len(models),

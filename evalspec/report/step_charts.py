@@ -64,7 +64,7 @@ def by_votes(results: Results, task: str) -> Figure | None:
     return Figure(
         f"{task}-by-votes",
         f"{words.capitalize()} of a vote over more and more answers",
-        f"The answer that most of a sample's first n repeats came to. {sizes(list(found.values()))} samples a point; "
+        f"The answer that most of a sample's first n repeats came to. {sizes(list(found.values()))} a point; "
         "bars are 95% intervals; models stand slightly apart along x so that all can be seen.",
         panelled(
             interval_layers(models, x_axis, metric_axis(plain), line=True), points, panels, f"{words} against {title}"
@@ -113,7 +113,7 @@ def by_stage(results: Results, task: str) -> Figure | None:
     return Figure(
         f"{task}-by-stage",
         f"{words.capitalize()} of each stage against {short}",
-        f"{MAIN} is the task itself. {sizes(every)} samples a point (a stage may leave samples out); bars are 95% "
+        f"{MAIN} is the task itself. {sizes(every)} a point (a stage may leave samples out); bars are 95% "
         "intervals; models stand slightly apart along x so that all can be seen.",
         panelled(
             interval_layers(models, x_axis, metric_axis(plain), line=True),

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import duckdb
 import pytest
 
+from evalspec.report.answer import answer_of
 from evalspec.report.charts import bynumber
 from evalspec.report.data import read_results
 from evalspec.report.marks import by_ratio
@@ -43,3 +44,20 @@ def test_zero_shots_begin_the_line_of_every_kind_of_labels(filled: Callable[...,
     drawn = [(row[0], row[1]) for row in figure.rows if row[2] == "mamba"]
     for labels in ("bm25", "dense", "fusion", "oracle"):
         assert {at for panel, at in drawn if panel == f"labels = {labels}"} == {"0", "1", "3", "5", "10"}
+
+
+def test_answers_to_the_same_sample_are_not_counted_as_samples(
+    filled: Callable[..., duckdb.DuckDBPyConnection],
+) -> None:
+    connection = filled(count=12)
+    connection.execute("UPDATE metrics SET n = 36 WHERE NOT contains(cell_id, 'none')")  # three draws of the shots
+    connection.execute(
+        """INSERT INTO samples SELECT samples.* REPLACE (repeat + n AS repeat) FROM samples, range(1, 3) AS draws(n)
+        WHERE NOT contains(cell_id, 'none')"""
+    )
+    results = read_results(connection, RUN)
+    figure = bynumber(results, "open_book", "k")
+    assert figure is not None
+    assert figure.caption.startswith("Mean over 12 samples of 3 answers a point;")
+    answer = answer_of(results, "open_book")
+    assert answer and answer.n == "12 samples of 1 to 3 answers"
