@@ -1,10 +1,14 @@
-"""Ctrl-C for DuckDB, which misses it in long queries, while a thread that waits does not."""
+"""Ctrl-C for DuckDB, which misses it in long queries, while a thread that waits does not.
+
+In short ones it now and then makes a RuntimeError of it, which would pass for a fault of ours.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -24,3 +28,14 @@ def interruptible(connection: duckdb.DuckDBPyConnection, ask: Callable[[], T]) -
                 connection.interrupt()
                 time.sleep(0.01)
             raise
+
+
+@contextmanager
+def keyboard() -> Iterator[None]:
+    """Inside, Ctrl-C is a KeyboardInterrupt whatever DuckDB makes of it."""
+    try:
+        yield
+    except RuntimeError as error:
+        if str(error) != "Query interrupted":
+            raise
+        raise KeyboardInterrupt from error

@@ -18,6 +18,7 @@ from typing import Literal
 import yaml
 
 import evalspec
+from evalspec.data.interrupting import keyboard
 from evalspec.errors import EvalspecError, RunError, StoreError, located
 from evalspec.execute.distributed.cluster import place_of
 from evalspec.execute.places import Place
@@ -69,6 +70,7 @@ class Finished:
     report: Path
 
 
+@keyboard()
 def run(
     plan: Plan,
     store: Store,
@@ -111,7 +113,8 @@ def run(
         writer = store.resume(earlier["run_id"]) if earlier else store.begin(_run_row(plan, place), _cell_rows(plan))
         work = _Work(plan, store, writer, place, fresh, progress)
         try:
-            work.all(missing)
+            with keyboard():
+                work.all(missing)
         except KeyboardInterrupt:
             _give_up(writer, "interrupted")
             raise
