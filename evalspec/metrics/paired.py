@@ -131,7 +131,8 @@ def compare(metric: Metric, a: Scores, b: Scores) -> Paired:
         else:
             method, p_value = "Student", _student(difference, stderr, m)
         low, high = _interval(metric, sums_a, sums_b, difference, stderr)
-        detectable = (student_quantile(m - 1) + student_quantile(m - 1, 0.2)) * stderr
+        spread = (student_quantile(m - 1) + student_quantile(m - 1, 0.2)) * stderr
+        detectable = spread if stderr > 0 else None  # units that all differ alike say nothing of what n could show
     result = replace(result, stderr=stderr, ci_low=low, ci_high=high)
     return replace(result, method=method, p_value=p_value, detectable=detectable)
 

@@ -72,7 +72,12 @@ def forest_plot(comparisons: Sequence[Comparison], number: int) -> Figure:
     better = "right" if higher else "left"
     title = f"difference in {family.metric.replace('_', ' ')} (A is better to the {better})"
     x = alt.X("value:Q", title=title, axis=alt.Axis(tickCount=8, format="+.2~f"))
-    y = alt.Y("condition:N", sort=labels, title=None, axis=alt.Axis(labelLimit=260, ticks=False, domain=False))
+    y = alt.Y(
+        "condition:N",
+        sort=labels,
+        title=None,
+        axis=alt.Axis(labelLimit=260, labelPadding=10, ticks=False, domain=False),
+    )
     colour = alt.Color(
         "verdict:N",
         title=None,

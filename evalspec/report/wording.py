@@ -46,9 +46,11 @@ def reading(comparisons: Sequence[Comparison]) -> list[str]:
     lonely = [c for c in comparisons if c.pair.only_a or c.pair.only_b]
     if lonely:
         most = max(lonely, key=lambda c: c.pair.only_a + c.pair.only_b)
+        pair = most.model_a if most.model_a == most.model_b else f"{most.model_a} and {most.model_b}"
         sentences.append(
             f"In {len(lonely)} of {len(comparisons)} comparisons samples exist on one side only and are left out: "
-            f"at most {most.pair.only_a:,} of A and {most.pair.only_b:,} of B ({most.hypothesis})."
+            f"at most {most.pair.only_a:,} of A and {most.pair.only_b:,} of B ({pair} on {most.family.task}, "
+            f"{most.condition.label})."
         )
     return sentences
 

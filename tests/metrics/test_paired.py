@@ -109,6 +109,7 @@ def test_effect_sizes_and_power_are_those_of_statsmodels() -> None:
     a, b = rng.random((2, 40))
     needed = power.TTestPower().solve_power(nobs=40, alpha=0.05, power=0.8) * np.std(a - b, ddof=1)
     assert compare(token_f1, side(a), side(b)).detectable == pytest.approx(needed, rel=0.01)
+    assert compare(token_f1, side(a), side(a)).detectable is None  # no spread: not "any difference would be seen"
 
 
 @pytest.mark.parametrize(("discordant", "n"), [(0.2, 100), (0.4, 300), (0.05, 2000)])
