@@ -37,7 +37,8 @@ class ShotsBlock(Block):
     label: str | None = None
     """Template of the label that `balanced` balances; by default the target."""
     query: str | None = None
-    """Template of the text by which `nearest` compares; by default the rendered prompt without shots."""
+    """Template of the text by which `nearest` compares; by default the retrieval's `query`, else the rendered prompt
+    without shots."""
     labels: Literal["right", "wrong", "random"] = "right"
     """A control that separates copying from learning: which answers the shots show. `wrong`: another choice of the
     shot's, or without choices another pool row's target. `random`: any of them, the right one too. Drawn for each shot
