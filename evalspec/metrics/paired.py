@@ -121,6 +121,7 @@ def compare(metric: Metric, a: Scores, b: Scores) -> Paired:
         result = replace(result, effect="d", effect_size=size)
     binary = shares and _zeros_and_ones(sums_a) and _zeros_and_ones(sums_b)
     method: Method
+    detectable: float | None
     if binary:
         method, p_value = "McNemar", mcnemar(a_ahead, b_ahead)
         low, high = bonett_price(a_ahead, b_ahead, m)

@@ -299,7 +299,12 @@ TABLES: dict[str, TableSchema] = {
                 Column("b_ahead", "BIGINT", "units in which B has"),
                 Column("only_a", "BIGINT", "samples of A alone, left out"),
                 Column("only_b", "BIGINT", "samples of B alone, left out"),
-                Column("detectable", "DOUBLE", "the smallest difference that this n would show four times out of five"),
+                Column(
+                    "detectable",
+                    "DOUBLE",
+                    "the smallest difference that this n would show four times out of five; NULL where all units "
+                    "differ alike",
+                ),
                 Column("components", "JSON", "variance of the estimate by seeds, draws and samples, for architectures"),
             ),
         ),
