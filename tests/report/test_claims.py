@@ -20,6 +20,7 @@ def verdict(place: int, **changed: Any) -> dict[str, Any]:
         "value_a": 1.0,
         "value_b": 0.961,
         "p_holm": 0.9647,
+        "components": None,
     }
     return row | changed
 
