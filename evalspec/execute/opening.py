@@ -98,7 +98,8 @@ def describe_device(device: str) -> str:
     if device == "cpu" or not torch.cuda.is_available():
         if device not in ("auto", "cpu"):
             raise BackendError(f"`device: {device}`: torch sees no GPU here; use `auto` or `cpu`")
-        return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
+        threads = torch.get_num_threads()
+        return f"CPU ({platform.machine()}, {threads} thread{'s' * (threads != 1)})"
     _, sign, index = device.partition(":")
     count = torch.cuda.device_count()
     if sign and int(index) >= count:

@@ -34,8 +34,8 @@ def effective_size(right: Floats, size: Floats) -> float:
     jackknife = (m - 1) / m * float(residuals @ residuals) / n**2
     freedom = (student_quantile(m - 1) / student_quantile(n - 1)) ** 2
     one = share * (1 - share)
-    if one == 0:  # equal answers everywhere show no spread; then each cluster counts once
-        return min(n, m / freedom)
+    if one == 0:  # equal answers everywhere show no spread: each cluster counts once, whatever there is within it,
+        return min(n, float(m))  # and no quantile of Student's is due, since no variance was estimated
     variance = jackknife * freedom
     if m <= BOOTSTRAP_UNITS:
         effect = 1 + (float(size @ size) / n - 1) * correlation(right, size)

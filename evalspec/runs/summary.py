@@ -200,6 +200,21 @@ def _measured_text(store: Store, run_id: str) -> str:
     return "\n\n".join(tables) if ordered else ""
 
 
+def _claims_text(store: Store, run_id: str) -> str:
+    """The hypotheses of a run's spec with their verdicts, as its report begins with them; empty without any."""
+    spec = _spec(store, run_id)
+    if not spec.get("hypotheses") and not spec.get("published"):
+        return ""
+    from evalspec.report.data import read_claims, read_run  # which bring the report's packages: half a second
+
+    with store.connect() as connection:
+        claims = read_claims(connection, read_run(connection, run_id))
+    lines = []
+    for claim in claims:
+        lines += [f"{claim.claim}: {claim.said}", *(f"  {line}" for line in claim.listed)]
+    return "\n".join(lines).replace("\u00a0", " ")
+
+
 def finished_table(finished: Finished, store: Store) -> str:
     """What a run came to: its metrics with 95 % intervals, what it cost, where the report is."""
     title = f"run {finished.run_id}: {finished.status} (95 % intervals; `evalspec show` has every metric)"
@@ -218,6 +233,8 @@ def finished_table(finished: Finished, store: Store) -> str:
         counts += f"; {finished.measured:,} timings made now"
     counts += f"; {finished.computed_tokens:,} tokens fed; {finished.seconds:.1f} s"
     missing = _not_found_text(store, finished.run_id)
+    claims = _claims_text(store, finished.run_id)
+    text += f"\n\n{claims}\n" if claims else ""
     return "\n".join(part for part in (text, missing, counts, f"report: {finished.report}") if part)
 
 
@@ -295,5 +312,5 @@ def run_table(store: Store, wanted: str | None) -> str:
         parts.append(_metrics_text(store, run["run_id"], "metrics (95 % intervals)"))
     if run["measurements"]:
         parts.append(_measured_text(store, run["run_id"]))
-    parts.append(_not_found_text(store, run["run_id"]))
+    parts += [_claims_text(store, run["run_id"]), _not_found_text(store, run["run_id"])]
     return "\n\n".join(part for part in parts if part)

@@ -13,6 +13,7 @@ from evalspec.errors import EvalspecError, SpecError
 from evalspec.metrics.hierarchy import Level, compare_architectures
 from evalspec.plan.compile import compile_plan
 from evalspec.runs.run import Finished, run
+from evalspec.runs.summary import finished_table, run_table
 from evalspec.spec import load
 from evalspec.store import Store
 
@@ -81,6 +82,12 @@ def test_the_page_begins_with_the_claims(done: tuple[Store, Finished]) -> None:
     assert page.index("Mamba-2 recalls more:") < page.index("<table")
     assert "both at the ceiling" in page
     assert "hierarchical" not in page
+
+
+def test_the_terminal_says_the_claims_too(done: tuple[Store, Finished]) -> None:
+    store, finished = done
+    for text in (finished_table(finished, store), run_table(store, finished.run_id)):
+        assert re.search(r"^Mamba-2 recalls more: supported for n = 4 \(\+\d+\.\d points \[", text, re.M)
 
 
 def test_running_again_keeps_the_verdicts(done: tuple[Store, Finished]) -> None:
