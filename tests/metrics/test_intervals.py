@@ -111,6 +111,12 @@ def test_clustered_errors_are_the_cluster_robust_ones() -> None:
     assert result.stderr == pytest.approx(math.sqrt(3 / 2 * (1.5**2 + 1 + 0.5**2)) / 6)
 
 
+def test_equal_answers_everywhere_count_once_a_cluster() -> None:
+    clusters = [f"c{number % 8}" for number in range(72)]
+    every, plain = of(exact_match, [1] * 72, clusters), of(exact_match, [1] * 8)
+    assert interval(every) == pytest.approx(interval(plain)), "eight questions, each answered nine times alike"
+
+
 def test_clusters_of_one_change_nothing() -> None:
     values = [0.1, 0.5, 0.9, 1.0, 0.0]
     assert of(token_f1, values, list("abcde")) == of(token_f1, values)
