@@ -16,7 +16,7 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -45,6 +45,7 @@ from evalspec.report.data import (
 )
 from evalspec.report.marks import COLOURS, interval, style, written
 from evalspec.report.results import PLAIN_FILTERS, Results, Run
+from evalspec.report.sameness import same_answers
 from evalspec.report.samples import FAILED_BELOW, samples_of
 from evalspec.report.units import in_bytes
 from evalspec.spec.blocks import MAIN
@@ -63,7 +64,13 @@ def render(connection: duckdb.DuckDBPyConnection, run_id: str, folder: Path) -> 
     """
     results = read_results(connection, run_id)
     compared = compare_models(connection, run_id)
-    answers = [answer for task in results.tasks if (answer := answer_of(results, task, compared)) is not None]
+    alike = same_answers(connection, run_id, results.models)
+    answers = []
+    for task in results.tasks:
+        if (answer := answer_of(results, task, compared)) is not None:
+            first, *more = answer.sentences  # the constant answer second: it decides how all the rest is read
+            said = [alike[task]] if task in alike else []
+            answers.append(replace(answer, sentences=(first, *said, *more)))
     claims = read_claims(connection, results.run)
     costs = cost_figures(results)
     figures = []
