@@ -85,7 +85,7 @@ def test_every_repeat_of_every_point_is_a_row_and_a_spec_needs_no_tasks(measured
         generated = 3 * row["batch"]
         assert row["tokens"] == (row["length"] if row["kind"] == "prefill" else generated)
         assert row["seconds"] > 0
-        assert row["device"].startswith("CPU") and "1 threads" in row["device"], "all models on as many threads"
+        assert row["device"].startswith("CPU") and "1 thread)" in row["device"], "all models on as many threads"
         assert row["energy_joules"] is None, "a CPU tells no energy"
         assert row["task"] is None
 
