@@ -80,6 +80,14 @@ def test_paths_start_at_the_root_at_home_or_in_full(tmp_path: Path, monkeypatch:
     assert path_from(tmp_path, "/b") == Path("/b")
 
 
+def test_a_folder_whose_name_looks_like_a_pattern_is_a_folder(tmp_path: Path) -> None:
+    root = tmp_path / "run[1]"
+    root.mkdir()
+    for name in ("a", "b"):
+        (root / f"{name}.jsonl").write_text('{"question": "a?", "answer": "b", "gold_ids": []}\n')
+    assert len(loads(yaml.safe_dump(spec(data={"file": "*.jsonl"})), root=root).cells) == 1
+
+
 def test_rows_are_read_from_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "rows.jsonl").write_text('{"question": "a?", "answer": "b", "gold_ids": []}\n')

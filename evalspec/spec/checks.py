@@ -158,7 +158,8 @@ def _rows(rows: Node, where: Location, root: Path) -> Iterator[Problem]:
         if node is None or not isinstance(node.value, str):
             continue
         if key != "database" and any(sign in node.value for sign in "*?["):
-            if not glob.glob(str(path_from(root, node.value)), recursive=True):  # noqa: PTH207 (takes any pattern, absolute too)
+            pattern = str(path_from(Path(), node.value))  # the root's own name is no pattern
+            if not glob.glob(pattern, root_dir=root, recursive=True):  # noqa: PTH207 (takes any pattern, absolute too)
                 yield node.mark.problem(f"{dotted((*where, *path))}: no file matches `{node.value}` (looked in {root})")
         elif not is_file(path_from(root, node.value)):
             yield node.mark.problem(f"{dotted((*where, *path))}: there is no file {path_from(root, node.value)}")
