@@ -10,6 +10,7 @@ Intervals, by what the scores are:
 - 0 or 1: the mid-p interval (`proportions`). For clustered scores it is taken at the effective sample size
   (`clusters`).
 - between 0 and 1: bootstrap over units, 2,000 resamples, percentiles expanded for small m (Hesterberg 2015, section 4).
+  Where all units are equal there is nothing to resample: what m units would not show may have any score.
 - any number, which may be very skewed: bootstrap over units by its own t (`studentised`).
 - a metric of all samples together: expanded percentiles, the bootstrap's own bias taken off before them.
 - fewer than 5 units, whose resamples are too few, or more than 2,000, from which on the bootstrap no longer differs:
@@ -99,6 +100,8 @@ def aggregate(
 def mean_interval(a: Floats, b: Floats, estimate: float, stderr: float, *, bounded: bool) -> tuple[float, float]:
     """95 % interval of Σ a / Σ b over m ≥ 2 units (m,), by resampling units; `bounded`: all scores are from 0 to 1."""
     m = len(a)
+    if bounded and stderr < 1e-12:
+        return _unseen(estimate, m)
     if m < FEWEST or m > BOOTSTRAP_UNITS:
         half = student_quantile(m - 1) * stderr
         low, high = estimate - half, estimate + half
@@ -150,6 +153,12 @@ def _share_interval(a: Floats, b: Floats, share: float, n: int) -> tuple[float, 
     if m < 2:
         return None  # one cluster of several samples says nothing of the spread between clusters
     return proportion_interval(share, effective_size(a, b))
+
+
+def _unseen(value: float, m: int) -> tuple[float, float]:
+    """Equal scores of m units: the share of others that m would not show may have any score from 0 to 1."""
+    share = proportion_interval(0.0, m)[1]
+    return value * (1 - share), value * (1 - share) + share
 
 
 def _exp(exponent: float) -> float:

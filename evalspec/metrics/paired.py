@@ -188,8 +188,10 @@ def _stderr(metric: Metric, a: Floats, b: Floats) -> float:
 
 def _interval(metric: Metric, a: Floats, b: Floats, difference: float, stderr: float) -> tuple[float, float]:
     m = len(a)
-    if metric.values != "real" and metric.aggregation == "mean" and (a == b).all():
-        return bonett_price(0, 0, m)  # no spread to resample, and yet the next sample may differ
+    if metric.values != "real" and metric.aggregation == "mean":
+        each = value_of(metric, a) - value_of(metric, b)
+        if (each == each[0]).all() and each[0] in (-1, 0, 1):  # no spread to resample, and yet the next may differ
+            return bonett_price(m * int(each[0] > 0), m * int(each[0] < 0), m)
     if m > BOOTSTRAP_UNITS:
         half = student_quantile(m - 1) * stderr
         return difference - half, difference + half

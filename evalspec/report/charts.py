@@ -19,6 +19,7 @@ from evalspec.report.marks import (
     Figure,
     Point,
     apart,
+    axis_title,
     by_ratio,
     colour,
     condition_column,
@@ -32,15 +33,10 @@ from evalspec.report.marks import (
     tooltip,
 )
 from evalspec.report.reading_charts import by_cost, gold_and_answer
-from evalspec.report.results import GoldPlace, GoldUse, MainMetric, Results
+from evalspec.report.results import Cell, GoldPlace, GoldUse, MainMetric, Results
 from evalspec.report.retrieval_charts import by_gold_place, retrieval_and_answer
 from evalspec.report.step_charts import by_stage, by_votes
-
-AXES = {
-    "k": "passages in the prompt (k)",
-    "gold_at": "place of the gold passage (1 comes first)",
-    "n_distractors": "distractors beside the gold passage",
-}
+from evalspec.report.trained import trained_lines
 
 
 def figures_of(results: Results, task: str, places: Sequence[GoldPlace], uses: Sequence[GoldUse] = ()) -> list[Figure]:
@@ -80,12 +76,15 @@ def bynumber(results: Results, task: str, name: str) -> Figure | None:
     log = by_ratio(places)
     points: list[Point] = []
     table = []
+    cell_of = results.cells_of(task)
+    shown: dict[str, dict[Condition, list[Cell]]] = {panel: {} for panel in panels}
     for (model, condition), e in numbered.items():
         at = number(condition.get(name)) or 0.0
         moved = apart(at, places, models.index(model), len(models), log=log)
         for panel in (rest.label for rest in rests[condition]):
             points.append(point(e, main, model) | {"panel": panel, "x": moved, "at": at})
             table.append((panel, f"{at:g}", model, *numbers(e)))
+            shown[panel].setdefault(condition, []).append(cell_of[model, condition])
     # A reference is one condition; several without the number would be rules that nobody can tell apart.
     rest = {condition for _, condition in found if number(condition.get(name)) is None}
     reference = rest.pop() if len(rest) == 1 else None
@@ -99,16 +98,18 @@ def bynumber(results: Results, task: str, name: str) -> Figure | None:
         ]
         rule = alt.Chart().transform_filter("isValid(datum.baseline)").mark_rule(strokeDash=[4, 3], opacity=0.8)
         layers.append(rule.encode(y="baseline:Q", color=colour(models)))
+    trained = trained_lines(shown, name, colour(models))
+    points += trained.points
     axis = alt.Axis(values=places, grid=False, format=NUMBER_FORMAT)
     scale = alt.Scale(nice=False, padding=14, **({"type": "log"} if log else {"zero": False}))
-    x = alt.X("x:Q", title=AXES.get(name, name), scale=scale, axis=axis)
+    x = alt.X("x:Q", title=axis_title(name), scale=scale, axis=axis)
     dashed = f" Dashed: {reference.label}." if reference else ""
     return Figure(
         f"{task}-by-{name}",
-        f"{main.words.capitalize()} against {AXES.get(name, name)}",
+        f"{main.words.capitalize()} against {axis_title(name)}",
         f"{_each(main)} {sizes(list(numbered.values()))} a point; bars are 95% intervals; "
-        f"models stand slightly apart along x so that all can be seen.{dashed}",
-        panelled([*layers, *interval_layers(models, x, metric_axis(main), line=True)], points, panels,
+        f"models stand slightly apart along x so that all can be seen.{dashed}{trained.words}",
+        panelled([*layers, *trained.layers, *interval_layers(models, x, metric_axis(main), line=True)], points, panels,
                  f"{main.words} against {name} for each model"),
         len(panels),
         (condition_column(panels), name, "model", *NUMBERS),

@@ -101,7 +101,7 @@ def effect(row: Mapping[str, Any]) -> str:
 
     def number(value: float, sign: bool = False) -> str:
         text = f"{scale * value:{'+' if sign else ''}.{digits}f}"
-        return text.replace("-", "−")
+        return text.lstrip("+-") if float(text) == 0 else text.replace("-", "−")
 
     between = ""
     if row["ci_low"] is not None and row["ci_high"] is not None:

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import altair as alt
 
-from evalspec.report.conditions import number
+from evalspec.report.conditions import Condition, number
 from evalspec.report.marks import (
     MOST_PANELS,
     NUMBER_FORMAT,
     NUMBERS,
     Figure,
     Point,
+    axis_title,
     interval_layers,
     numbers,
     panelled,
     sizes,
 )
-from evalspec.report.results import Results
+from evalspec.report.results import Cell, Results
+from evalspec.report.trained import trained_at, trained_length, trained_rule, trained_words
 from evalspec.spec.needs import metric_of
 
 FEWEST = 3
@@ -54,10 +56,11 @@ def heat_map(results: Results, task: str) -> Figure | None:
     across, down = axes
     drawn: list[Point] = []
     rows = []
-    panels: dict[str, None] = {}
-    conditions = {condition: None for _, condition in results.main_of(task)}
-    several = len({condition.without(across, down).label for condition in conditions}) > 1
+    placed = [c for _, c in results.main_of(task) if None not in (number(c.get(across)), number(c.get(down)))]
+    several = len({condition.without(across, down).label for condition in placed}) > 1
     estimates = []
+    shown: dict[str, dict[Condition, list[Cell]]] = {}
+    cell_of = results.cells_of(task)
     for (model, condition), e in sorted(
         results.main_of(task).items(), key=lambda kept: results.models.index(kept[0][0])
     ):
@@ -65,20 +68,26 @@ def heat_map(results: Results, task: str) -> Figure | None:
         if x is None or y is None:
             continue
         panel = f"{model}, {condition.without(across, down).label}" if several else model
-        panels[panel] = None
+        shown.setdefault(panel, {})[condition] = [cell_of[model, condition]]
         estimates.append(e)
         said = f"{100 * e.value:.0f}"
         drawn.append({"panel": panel, "x": f"{x:g}", "y": f"{y:g}", "value": e.value, "said": said, "n": e.n})
         rows.append((panel, f"{x:g}", f"{y:g}", *numbers(e)))
-    if not drawn or len(panels) > MOST_PANELS:
+    if not drawn or len(shown) > MOST_PANELS:
         return None
 
     def places(key: str) -> list[str]:
         return sorted({str(datum[key]) for datum in drawn}, key=float)
 
-    base = alt.Chart().encode(
-        x=alt.X("x:O", title=across, sort=places("x"), axis=alt.Axis(labelAngle=0, ticks=False, domain=False)),
-        y=alt.Y("y:O", title=down, sort=places("y"), axis=alt.Axis(ticks=False, domain=False)),
+    columns = places("x")
+    x = alt.X("x:O", title=axis_title(across), sort=columns, axis=alt.Axis(labelAngle=0, ticks=False, domain=False))
+    base = (
+        alt.Chart()
+        .transform_filter("isValid(datum.value)")
+        .encode(
+            x=x,
+            y=alt.Y("y:O", title=down, sort=places("y"), axis=alt.Axis(ticks=False, domain=False)),
+        )
     )
     scale = alt.Scale(domain=[0, 1], scheme="blues")
     fill = base.mark_rect(stroke="white", strokeWidth=1).encode(
@@ -88,17 +97,32 @@ def heat_map(results: Results, task: str) -> Figure | None:
     text = base.mark_text(fontSize=11).encode(
         text="said:N", color=alt.condition("datum.value > 0.55", alt.value("white"), alt.value("#222"))
     )
-    height = max(80, 30 * len(places("y")))
+    layers = [fill, text]
+    edges = _edges(shown, across, columns)
+    if edges:
+        layers.append(trained_rule(alt.X("x:O", sort=columns, bandPosition=0), width=2.5))
+    trained = trained_length(cell for conditions in shown.values() for cells in conditions.values() for cell in cells)
     says = f"{main.words} over {across} and {down} for each model"
     return Figure(
         f"{task}-map",
         f"{main.words.capitalize()} over {across} and {down}",
-        f"Percent, over {sizes(estimates)} a field; the intervals are in the numbers below.",
-        panelled([fill, text], drawn, list(panels), says, height),
-        len(panels),
+        f"Percent, over {sizes(estimates)} a field; the intervals are in the numbers below."
+        f"{trained_words(trained) if edges else ''}",
+        panelled(layers, [*drawn, *edges], list(shown), says, height=max(80, 30 * len(places("y")))),
+        len(shown),
         ("model", across, down, *NUMBERS),
         tuple(rows),
     )
+
+
+def _edges(shown: Mapping[str, Mapping[Condition, Sequence[Cell]]], across: str, columns: Sequence[str]) -> list[Point]:
+    """Fields have no place between them: the line stands before the first column with prompts of the trained length."""
+    found = {panel: trained_at(conditions, across) for panel, conditions in shown.items()}
+    return [
+        {"panel": panel, "trained": True, "x": next(column for column in columns if float(column) >= at)}
+        for panel, at in found.items()
+        if at is not None
+    ]
 
 
 def by_position(results: Results, task: str) -> Figure | None:
@@ -121,12 +145,9 @@ def by_position(results: Results, task: str) -> Figure | None:
         points.append({"model": model, "panel": panel, "x": middle, "value": e.value, "low": low, "high": high,
                        "n": e.n, "said": said})  # fmt: skip
         rows.append((panel, at[e.metric], model, *numbers(e)))
-    trained = _trained(results, models)
-    layers = []
-    if trained:
-        points += [{"panel": panel, "trained": trained} for panel in panels]
-        rule = alt.Chart().transform_filter("isValid(datum.trained)").mark_rule(strokeDash=[4, 3], color="#666")
-        layers.append(rule.encode(x="trained:Q"))
+    trained = trained_length(cell for cell in cells.values() if cell.model in models)
+    points += [{"panel": panel, "trained": trained} for panel in panels if trained]
+    layers = [trained_rule()] if trained else []
     ticks = sorted(set(at.values()))
     x = alt.X(
         "x:Q",
@@ -135,20 +156,14 @@ def by_position(results: Results, task: str) -> Figure | None:
         axis=alt.Axis(values=ticks, grid=False, format=NUMBER_FORMAT),
     )
     y = alt.Y("value:Q", title="loss per token, nats", scale=alt.Scale(zero=True), axis=alt.Axis(tickCount=5))
-    dashed = f" Dashed: the trained length, {trained:,} tokens." if trained else ""
+    dotted = f" Dotted: the trained length, {trained:,} tokens." if trained else ""
     return Figure(
         f"{task}-position",
         "Loss against the position in the text",
         f"Mean −log p per token of the positions up to each tick, from half of it on; over {sizes(found)}; bars "
-        f"are 95% intervals.{dashed}",
+        f"are 95% intervals.{dotted}",
         panelled([*layers, *interval_layers(models, x, y, line=True)], points, panels, "loss by position"),
         len(panels),
         ("condition", "position", "model", *NUMBERS),
         tuple(rows),
     )
-
-
-def _trained(results: Results, models: Sequence[str]) -> int | None:
-    """The length that all of the models were trained at; None where they differ or it is not known."""
-    lengths = {cell.trained_length for cell in results.cells if cell.model in models}
-    return lengths.pop() if len(lengths) == 1 else None

@@ -32,6 +32,12 @@ SELECT cell_id, coalesce(stage, '{MAIN}') AS stage, count(DISTINCT sample_id) AS
 FROM samples WHERE run_id = $run AND error IS NULL AND finish_reason IS DISTINCT FROM 'skipped'
 GROUP BY ALL"""
 
+# Of choices, `prompt_tokens` counts the prompt once for each.
+LENGTHS = f"""
+SELECT cell_id, avg(prompt_tokens / greatest(1, coalesce(json_array_length(choices), 1))) AS tokens
+FROM samples WHERE run_id = $run AND coalesce(stage, '{MAIN}') = '{MAIN}' AND error IS NULL
+GROUP BY cell_id"""
+
 GOLD_PLACES = """
 WITH answers AS (
   SELECT cell_id, sample_id, avg(value) AS value FROM scores
@@ -66,6 +72,7 @@ def read_results(connection: duckdb.DuckDBPyConnection, run_id: str) -> Results:
     found = [row for row in every if row["task"] is not None]  # the others are models measured alone
     parameters = [_json(row["params"]) or {} for row in found]
     names = short_names(path for params in parameters for path in params)
+    lengths = {row["cell_id"]: row["tokens"] for row in rows(connection, LENGTHS, run=run_id)}
     cells = [
         Cell(
             row["cell_id"],
@@ -74,6 +81,7 @@ def read_results(connection: duckdb.DuckDBPyConnection, run_id: str) -> Results:
             row["task"],
             condition_of(params, names),
             row["trained_length"],
+            lengths.get(row["cell_id"]),
         )
         for row, params in zip(found, parameters, strict=True)
     ]

@@ -70,6 +70,21 @@ def style() -> dict[str, Any]:
     }
 
 
+AXES = {
+    "k": "passages in the prompt (k)",
+    "gold_at": "place of the gold passage (1 comes first)",
+    "n_distractors": "distractors beside the gold passage",
+    "n": "entries in the context (n)",
+    "length": "length of the context, in words (length)",
+    "depth": "depth (0: the beginning of the context, 1: its end)",
+}
+
+
+def axis_title(name: str) -> str:
+    """What an axis over a swept number is called."""
+    return AXES.get(name, name)
+
+
 NUMBER_FORMAT = ",.6~r"
 """How axes write numbers. Without a precision, vega takes that of the step between ticks: 128 would read 100."""
 

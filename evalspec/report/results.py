@@ -51,6 +51,8 @@ class Cell:
     condition: Condition
     trained_length: int | None = None
     """Tokens that its model was trained at, where that is known."""
+    prompt_tokens: float | None = None
+    """Tokens that one of its prompts has on average."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,10 @@ class Results:
         """The points of the sweep that the task was run at, each once."""
         return tuple(dict.fromkeys(cell.condition for cell in self.cells if cell.task == task))
 
+    def cells_of(self, task: str) -> dict[tuple[str, Condition], Cell]:
+        """(model, condition) → the task's cell."""
+        return {(cell.model, cell.condition): cell for cell in self.cells if cell.task == task}
+
     def main_of(self, task: str) -> dict[tuple[str, Condition], Estimate]:
         """(model, condition) → the task's main metric, where it is a finite number."""
         main = self.main.get(task)
@@ -169,7 +175,7 @@ class Results:
             if e.metric == main.name and e.filter == main.filter and e.stage == MAIN
         }
         return {
-            (cell.model, cell.condition): found[cell.cell_id]
-            for cell in self.cells
-            if cell.task == task and cell.cell_id in found and math.isfinite(found[cell.cell_id].value)
+            key: found[cell.cell_id]
+            for key, cell in self.cells_of(task).items()
+            if cell.cell_id in found and math.isfinite(found[cell.cell_id].value)
         }

@@ -91,6 +91,15 @@ def test_a_share_of_everything_or_nothing_still_has_an_interval() -> None:
     assert clustered[0] == 0.0 and 0.4 < clustered[1] < 0.6  # as of six, not of twelve
 
 
+def test_equal_scores_between_nothing_and_all_leave_doubt_as_nothing_and_all_do() -> None:
+    unseen = interval(of(exact_match, [0] * 20))[1]
+    assert interval(of(token_f1, [0.5] * 20)) == pytest.approx((0.5 - unseen / 2, 0.5 + unseen / 2))
+    few = 1 - 0.025 ** (1 / 3)
+    assert interval(of(token_f1, [1 / 3] * 3)) == pytest.approx(((1 - few) / 3, (1 - few) / 3 + few))
+    # All of twenty at 0.5 is what happens 2.5 times out of 100 where so large a share has another score.
+    assert (1 - unseen) ** 20 == pytest.approx(0.025)
+
+
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 9), st.integers(1, 9), st.sampled_from("abcd")), max_size=30), st.randoms())
 def test_the_order_of_rows_changes_not_a_bit(rows: list[tuple[float, int, str]], order: random.Random) -> None:

@@ -138,6 +138,16 @@ def test_no_discordance_is_not_no_doubt() -> None:
     assert same.effect_size == 0
 
 
+def test_a_difference_that_is_whole_in_every_unit_leaves_doubt_too() -> None:
+    names = [f"s{at}" for at in range(30) for _ in range(5)]
+    for values, other, sign in (([1] * 150, [0] * 150, 1), ([0] * 150, [1] * 150, -1)):
+        found = compare(exact_match, side(values, names), side(other, names))
+        low, high = bonett_price(30, 0, 30)
+        assert (found.difference, found.units) == (sign, 30)
+        assert (found.ci_low, found.ci_high) == pytest.approx((low, high) if sign > 0 else (-high, -low))
+        assert 0.8 < low < 0.95 and high == 1
+
+
 def test_a_sample_with_its_repeats_is_one_unit() -> None:
     rng = np.random.default_rng(6)
     a, b = (rng.random((2, 30, 5)) < [[[0.7]], [[0.4]]]).astype(float)
