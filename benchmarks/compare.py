@@ -32,27 +32,44 @@ def same_requests(ours: Sequence[Outcome], theirs: Sequence[Outcome]) -> None:
             raise AssertionError(f"request {number} is not the same tokens on both sides")
 
 
-def compare_scores(ours: Sequence[Outcome], theirs: Sequence[Outcome], choices: int = 1) -> Agreement:
-    """Log-probabilities within the tolerance; with several choices a question, the same argmax but for near ties."""
+def compare_scores(
+    ours: Sequence[Outcome], theirs: Sequence[Outcome], choices: int = 1, *, unconditional: bool = False
+) -> Agreement:
+    """Log-probabilities within the tolerance; with several choices a question, the same argmax but for near ties.
+
+    With `unconditional` each question's choices follow once more, without their prompt, and what they gain by it has
+    an argmax too.
+    """
     same_requests(ours, theirs)
     worst = max(abs(our["logprob"] - their["logprob"]) for our, their in zip(ours, theirs, strict=True))
     greedy = sum(our["greedy"] != their["greedy"] for our, their in zip(ours, theirs, strict=True))
     flips, notes, ties = 0, [], 0
-    for first in range(0, len(ours), choices) if choices > 1 else ():
-        our = [request["logprob"] for request in ours[first : first + choices]]
-        their = [request["logprob"] for request in theirs[first : first + choices]]
-        top, second = sorted(their, reverse=True)[:2]
-        if our.index(max(our)) != their.index(max(their)):
-            tied = top - second <= MARGIN
-            flips, ties = flips + (not tied), ties + tied
-            notes.append(f"question {first // choices}: another argmax, margin {top - second:.1e}")
+    asked = choices * (1 + unconditional)
+    compared = 0
+    for first in range(0, len(ours), asked) if choices > 1 else ():
+        our, their = ([one["logprob"] for one in side[first : first + asked]] for side in (ours, theirs))
+        rankings = [(our[:choices], their[:choices])]
+        if unconditional:
+            rankings.append((_gains(our), _gains(their)))
+        for mine, peers in rankings:
+            compared += 1
+            top, second = sorted(peers, reverse=True)[:2]
+            if mine.index(max(mine)) != peers.index(max(peers)):
+                tied = top - second <= MARGIN
+                flips, ties = flips + (not tied), ties + tied
+                notes.append(f"question {first // asked}: another argmax, margin {top - second:.1e}")
     says = f"Δ ≤ {worst:.1e}"
     if choices > 1:
-        questions = len(ours) // choices
-        says += f", argmax {questions - flips - ties}/{questions}"
+        says += f", argmax {compared - flips - ties}/{compared}"
     if greedy:
         notes.append(f"{greedy} of {len(ours)} requests differ in whether all their tokens are the likeliest")
     return Agreement(worst <= TOLERANCE and not flips, says, notes)
+
+
+def _gains(logprobs: Sequence[float]) -> list[float]:
+    """What each choice's log-probability gains by the prompt; those without it stand in the second half."""
+    half = len(logprobs) // 2
+    return [given - alone for given, alone in zip(logprobs[:half], logprobs[half:], strict=True)]
 
 
 def compare_texts(

@@ -72,7 +72,8 @@ SETUPS: dict[str, Setup] = {
 CASES: dict[str, tuple[str, ...]] = {
     "llama": (
         *("aqua_letters", "aqua_options_5shot", "aqua_prefix_1shot", "copa_two_choices", "copa_contexts_1shot"),
-        *("copa_sentences", "last_word", "answer_5shot", "gsm8k_5shot", "boolean_3samples", "answers_10shot"),
+        *("copa_sentences", "copa_mutual_info", "last_word", "answer_5shot"),
+        *("gsm8k_5shot", "boolean_3samples", "answers_10shot"),
         *("python_docs_2shot", "python_contexts_1shot", "python_shots_2shot", "python_samples_2shot", "python_dataset"),
     ),
     "llama, 200 tokens": ("aqua_options_5shot", "gsm8k_5shot"),
@@ -218,7 +219,7 @@ class Parity:
             )
         else:
             choices = len(part.samples[0].draft.choices) or 1
-            agreement = compare_scores(outcomes, theirs["requests"], choices)
+            agreement = compare_scores(outcomes, theirs["requests"], choices, unconditional=block.unconditional)
         line = Line(task, model, kind, len(outcomes), agreement, tied=bool(agreement.notes) and agreement.agrees)
         _compare_metrics(line, ours.metrics, theirs["results"])
         _compare_answers(line, ours, theirs["answers"])

@@ -13,6 +13,7 @@ COUNTERPARTS: dict[str, dict[str, tuple[str, str]]] = {
         "acc": ("accuracy", "mean"),
         "acc_norm": ("accuracy_norm", "mean"),
         "acc_bytes": ("accuracy_bytes", "mean"),
+        "acc_mutual_info": ("accuracy_pmi", "mean"),
         "brier_score": ("brier", "brier_score"),
         "f1": ("f1", "f1"),
         "mcc": ("mcc", "mcc"),

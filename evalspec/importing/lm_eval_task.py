@@ -134,6 +134,9 @@ class _Task:
             if not only_takes_first(findings):
                 findings.refuse("filter_list", f"filters of `{self.kind}` tasks have no counterpart")
         block["metrics"] = metrics(findings, self.kind)
+        if "contexts" in prompt and "accuracy_pmi" in block["metrics"]:
+            said = "`acc_mutual_info` has no counterpart where each choice is a prompt of its own"
+            findings.refuse("metric_list", f"{said}: the harness then scores the choices, not what follows them")
         return block
 
     def text(self, key: str, default: Any = None) -> str:

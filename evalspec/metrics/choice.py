@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from evalspec.metrics.outcome import Outcome, Score
 from evalspec.metrics.registry import METRIC_FUNCTIONS, Metric
@@ -58,6 +59,26 @@ def accuracy_bytes(logprobs: Sequence[float], choices: Sequence[str], gold: froz
     """
     lengths = [len(choice.encode("utf-8", "surrogatepass")) for choice in choices]
     return float(_likeliest([p / n if n else -math.inf for p, n in zip(logprobs, lengths, strict=True)]) in gold)
+
+
+def accuracy_pmi(outcome: Outcome, k: int | None = None) -> Score | None:
+    """1.0 when the choice of the greatest pointwise mutual information with the prompt is a right one, else 0.0.
+
+    That is log p(choice | prompt) − log p(choice), the latter behind the start token alone: a choice that is likely
+    whatever is asked gains nothing by it (arXiv 2104.08315, its unconditional baseline). The first wins a tie. Each
+    distinct choice is scored once more for it, in tasks that name this metric only. Equals `acc_mutual_info` of
+    lm-evaluation-harness 0.4. Absent where a choice is impossible with the prompt and without it.
+    """
+    logprobs, alone = outcome.choice_logprobs, outcome.unconditional_logprobs
+    if len(alone) != len(logprobs):
+        return None
+    gains = tuple(with_prompt - without for with_prompt, without in zip(logprobs, alone, strict=True))
+    return METRIC_FUNCTIONS.get("accuracy").measure(replace(outcome, choice_logprobs=gains), k)
+
+
+METRIC_FUNCTIONS.register("accuracy_pmi")(
+    Metric(METRICS["accuracy_pmi"], accuracy_pmi, accuracy_pmi.__doc__ or "", "binary")
+)
 
 
 def _likeliest(logprobs: Sequence[float]) -> int:

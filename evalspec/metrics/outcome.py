@@ -23,6 +23,8 @@ class Outcome:
     """The answers to choose from, without the delimiter in front of them."""
     choice_logprobs: tuple[float, ...] = ()
     """For each choice, the sum of its continuation's token log-probabilities (nats)."""
+    unconditional_logprobs: tuple[float, ...] = ()
+    """The same sums without the prompt, behind the start token alone; empty where no metric of the task needs them."""
     gold_choices: frozenset[int] = frozenset()
     """Indices of the right choices."""
     target_logprob: float | None = None

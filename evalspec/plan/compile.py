@@ -230,7 +230,8 @@ def _samples(
 
 
 def encoded_drafts(task: TaskBlock, drafts: Sequence[Draft], model: Model) -> list[list[Encoded]]:
-    """What each draft asks of a model: one encoding, or one a choice or window. Raises PromptError."""
+    """What each draft asks of a model: one encoding, or one a choice or window. Where a metric compares with it, each
+    choice without the prompt follows behind all of them. Raises PromptError."""
     tokenizer, longest = model.tokenizer, model.max_length
     decoding = _decoding(task.decode) if task.decode else None
     encoded: list[list[Encoded]]
@@ -241,6 +242,10 @@ def encoded_drafts(task: TaskBlock, drafts: Sequence[Draft], model: Model) -> li
         pairs = [pair for draft in drafts for pair in draft.pairs(task.prompt.delimiter)]
         flat = iter(encode_pairs(tokenizer, pairs, max_length=longest))
         encoded = [[next(flat) for _ in draft.choices] for draft in drafts]
+        if task.unconditional:
+            alone = _unconditional(task, drafts, model)
+            for parts, draft in zip(encoded, drafts, strict=True):
+                parts += [alone[choice] for choice in draft.choices]
     elif task.prompt.template == "" and not any(draft.prompt for draft in drafts):  # nothing stands before the text
         encoded = [encode_windows(tokenizer, draft.targets[0], max_length=longest) for draft in drafts]
     else:
@@ -255,6 +260,13 @@ def encoded_drafts(task: TaskBlock, drafts: Sequence[Draft], model: Model) -> li
                 f"{model.name} holds; shorten it, or let `prompt.overflow: truncate` keep its right end"
             )
     return encoded
+
+
+def _unconditional(task: TaskBlock, drafts: Sequence[Draft], model: Model) -> dict[str, Encoded]:
+    """Every distinct choice behind the start token alone."""
+    choices = list(dict.fromkeys(choice for draft in drafts for choice in draft.choices))
+    pairs = [("", task.prompt.delimiter + choice) for choice in choices]
+    return dict(zip(choices, encode_pairs(model.tokenizer, pairs, max_length=model.max_length), strict=True))
 
 
 def sample_of(

@@ -166,12 +166,12 @@ def _sizes(part: ModelPlan, sample: Sample) -> list[_Size]:
         limits[stage] = _limit(part, own, draft)
         new_tokens = own.decode.max_tokens if own.decode else 0
         if draft is None:
-            sizes.append(
-                _Size(len(own.prompt.choices) if isinstance(own.prompt.choices, list) else 1, None, 0, new_tokens)
-            )
+            requests = len(own.prompt.choices) if isinstance(own.prompt.choices, list) else 1
+            sizes.append(_Size(requests * (2 if own.unconditional else 1), None, 0, new_tokens))
             continue
         answers = draft.choices if own.kind == "choose" else draft.targets[:1] if own.kind == "score" else ("",)
         fed = [_tokens(part, draft.prompt, limits) + _tokens(part, answer, limits) for answer in answers]
+        fed += [1 + _tokens(part, answer, limits) for answer in answers] if own.unconditional else []
         longest = part.model.max_length
         fed = [min(tokens, longest) if longest else tokens for tokens in fed]
         sizes.append(_Size(len(fed), sum(fed), max(fed), new_tokens))

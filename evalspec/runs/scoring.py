@@ -31,7 +31,7 @@ Row = dict[str, object]
 @dataclass(frozen=True)
 class Answer:
     """What a model said to one sample. `logprobs` holds, for each choice (or window of the target), its tokens',
-    `greedy` whether all of these were the likeliest."""
+    `greedy` whether all of these were the likeliest. Choices without their prompt, where asked, stand behind all."""
 
     output: str | None = None
     logprobs: tuple[tuple[float, ...], ...] = ()
@@ -93,7 +93,8 @@ def outcome_of(sample: Sample, answer: Answer) -> Outcome:
         step_separator=written.separator,
         steps_end=written.end,
         choices=draft.choices,
-        choice_logprobs=sums if task.kind == "choose" else (),
+        choice_logprobs=sums[: len(draft.choices)] if task.kind == "choose" else (),
+        unconditional_logprobs=sums[len(draft.choices) :] if task.kind == "choose" else (),
         gold_choices=draft.gold_choices,
         target_logprob=sum(sums) if scored else None,
         target_tokens=sum(len(part) for part in answer.logprobs) if scored else 0,
@@ -120,7 +121,7 @@ def chosen(sample: Sample, answer: Answer) -> str | None:
     """The output of a sample: what was generated, or the likeliest choice."""
     if sample.task.kind != "choose":
         return answer.output
-    sums = [sum(part) for part in answer.logprobs]
+    sums = [sum(part) for part in answer.logprobs[: len(sample.draft.choices)]]
     if not sums or any(math.isnan(total) for total in sums):
         return None
     return sample.draft.choices[sums.index(max(sums))]

@@ -112,6 +112,12 @@ class TaskBlock(Block):
         return "score" if self.prompt.choices is None and self.prompt.contexts is None else "choose"
 
     @property
+    def unconditional(self) -> bool:
+        """Whether each choice is also scored without its prompt, because a metric compares with that."""
+        declared = [METRICS.get(block.metric) for block in self.metrics]
+        return self.kind == "choose" and any(one is not None and one.unconditional for one in declared)
+
+    @property
     def chains(self) -> Mapping[str, Sequence[StepBlock]]:
         """The chains under which outputs are scored, by name."""
         return self.filters or PLAIN
@@ -187,6 +193,8 @@ class TaskBlock(Block):
                     "retrieval": "a `retrieval` block",
                 }[declared.evidence]
                 said = f"`{block.metric}` needs {how}, which this task does not have"
+            elif declared.unconditional and self.prompt.contexts is not None:
+                said = f"`{block.metric}` needs `prompt.choices`: all `contexts` have one continuation to compare with"
             elif block.k and not declared.at_k:
                 said = f"`{block.metric}` is not cut at a rank; drop `@{block.k}`"
             elif declared.at_k and not block.k and declared.evidence == "likelihood":

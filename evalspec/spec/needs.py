@@ -22,7 +22,8 @@ class Declaration:
     of a metric block's options mean something to it.
 
     `compares`: an output is held against `prompt.target`. `needs` names what else of a task it looks at: `retrieval`
-    (the passages shown), `unknown` (`prompt.unknown`), `steps` (`prompt.steps`).
+    (the passages shown), `unknown` (`prompt.unknown`), `steps` (`prompt.steps`). `unconditional`: each choice is also
+    scored without its prompt; what a plugin declares of that asks for nothing.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Declaration:
     options: tuple[str, ...] = ()
     compares: bool = True
     needs: tuple[Literal["retrieval", "unknown", "steps"], ...] = ()
+    unconditional: bool = False
 
 
 _COMPARING = ("literal", "ignore_case", "ignore_punctuation", "ignore_numbers", "regexes_to_ignore")
@@ -70,6 +72,12 @@ METRICS: dict[str, Declaration] = {
         Declaration("accuracy", "choices", says="the likeliest choice is the target"),
         Declaration("accuracy_norm", "choices", says="the likeliest choice per character is the target"),
         Declaration("accuracy_bytes", "choices", says="the likeliest choice per UTF-8 byte is the target"),
+        Declaration(
+            "accuracy_pmi",
+            "choices",
+            unconditional=True,
+            says="the choice that the prompt makes likelier by most is the target",
+        ),
         Declaration("f1", "choices", says="F1 of the second choice over all samples, the first being `no`, say"),
         Declaration("mcc", "choices", says="Matthews' correlation of the choices taken with the right ones"),
         Declaration("choice_probability", "choices", says="probability of the target among the choices"),

@@ -111,7 +111,12 @@ TABLES: dict[str, TableSchema] = {
                 Column("target", "VARCHAR", "the right answer"),
                 Column("output", "VARCHAR", "the generated text, or the choice that was likeliest"),
                 Column("choices", "JSON", "texts of the choices, for a multiple choice"),
-                Column("logprobs", "JSON", "natural log-probabilities: one a choice, or of the target"),
+                Column(
+                    "logprobs",
+                    "JSON",
+                    "natural log-probabilities: one a choice, or of the target; behind those of all choices, where a "
+                    "metric compares with them, those of each without its prompt",
+                ),
                 Column("greedy", "JSON", "whether all their tokens were the likeliest: one a choice, or of the target"),
                 Column("shot_ids", "JSON", "ids of the examples in the prompt, in order"),
                 Column(

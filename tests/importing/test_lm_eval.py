@@ -78,6 +78,14 @@ def test_a_choice_task_is_carried_over_with_its_columns_and_default_metrics() ->
     }
 
 
+def test_a_choice_may_be_held_against_its_likelihood_without_the_prompt() -> None:
+    more = "metric_list: [{metric: acc}, {metric: acc_mutual_info, aggregation: mean, higher_is_better: true}]\n"
+    assert block(CHOICE, more)["metrics"] == ["accuracy", "accuracy_pmi"]
+    prompts = CHOICE.replace("doc_to_text: q", "doc_to_text: label").replace("doc_to_target: label", "doc_to_target: q")
+    [said] = reasons(prompts, more)
+    assert re.search(r"t\.yaml:10 `metric_list`: `acc_mutual_info` .* where each choice is a prompt of its own", said)
+
+
 def test_a_generation_task_has_the_harnesss_defaults() -> None:
     made = block(GENERATE)
     assert made["decode"] == {"max_tokens": 256, "stop": ["\n\n"]}
@@ -175,7 +183,7 @@ def test_every_key_that_cannot_be_carried_is_named_with_its_file_and_line() -> N
 @pytest.mark.parametrize(
     ("more", "line"),
     [
-        ("metric_list: [{metric: acc_mutual_info}]\n", "the metric `acc_mutual_info`"),
+        ("metric_list: [{metric: likelihood}]\n", "the metric `likelihood`"),
         ("metric_list: [{metric: acc, aggregation: median}]\n", "is aggregated by `median`"),
         ("metric_list: [{metric: acc, higher_is_better: false}]\n", "higher_is_better"),
         ("metric_list: []\n", "nothing is measured"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from evalspec.metrics import METRIC_FUNCTIONS, Outcome, Score, aggregate
 
 accuracy, accuracy_norm = METRIC_FUNCTIONS.get("accuracy"), METRIC_FUNCTIONS.get("accuracy_norm")
+accuracy_pmi = METRIC_FUNCTIONS.get("accuracy_pmi")
 logprobs = st.floats(-50, -0.001)
 
 
@@ -24,6 +26,31 @@ def test_accuracies_equal_the_harness(options: list[tuple[float, str]], data: st
     lengths = np.array([float(len(choice)) for choice in choices])
     assert accuracy.score(outcome) == Score(float(np.argmax(lls) == gold))
     assert accuracy_norm.score(outcome) == Score(float(np.argmax(np.array(lls) / lengths) == gold))
+
+
+@given(st.lists(st.tuples(logprobs, logprobs), min_size=1, max_size=6), st.data())
+def test_mutual_information_equals_the_harness(options: list[tuple[float, float]], data: st.DataObject) -> None:
+    given_prompt, alone = zip(*options, strict=True)
+    gold = data.draw(st.integers(0, len(options) - 1))
+    outcome = Outcome(
+        choices=("x",) * len(options),
+        choice_logprobs=given_prompt,
+        unconditional_logprobs=alone,
+        gold_choices=frozenset({gold}),
+    )
+    assert accuracy_pmi.score(outcome) == Score(float(np.argmax(np.array(given_prompt) - np.array(alone)) == gold))
+
+
+def test_a_choice_that_is_likely_whatever_is_asked_gains_nothing() -> None:
+    outcome = replace(outcome_of((-1.0, -3.0), {1}), unconditional_logprobs=(-1.0, -9.0))
+    assert (accuracy.score(outcome), accuracy_pmi.score(outcome)) == (Score(0.0), Score(1.0))
+
+
+def test_a_gain_that_is_no_number_or_was_not_asked_for_leaves_no_score() -> None:
+    impossible = outcome_of((-math.inf, -3.0), {1})
+    assert accuracy_pmi.score(replace(impossible, unconditional_logprobs=(-math.inf, -9.0))) is None
+    assert accuracy_pmi.score(replace(impossible, unconditional_logprobs=(-2.0, -9.0))) == Score(1.0)
+    assert accuracy_pmi.score(impossible) is None
 
 
 def outcome_of(lls: tuple[float, ...], gold: set[int], choices: tuple[str, ...] = ("aa", "b")) -> Outcome:

@@ -23,7 +23,7 @@ TASKS = Path(__file__).with_name("tasks")
 TEST_DATA = Path(os.environ.get("EVALSPEC_TEST_DATA", ROOT.parent / "shared" / "data"))
 CASES = ";".join(
     f"{task}:zoo/transformer"
-    for task in ("labels_10shot", "steps_2shot", "rolling_world", "option_filter", "python_dataset")
+    for task in ("labels_10shot", "steps_2shot", "rolling_world", "option_filter", "python_dataset", "copa_mutual_info")
 )
 
 

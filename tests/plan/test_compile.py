@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from evalspec.errors import EvalspecError, PromptError
-from evalspec.plan.compile import Plan, compile_plan
+from evalspec.plan.compile import ModelPlan, Plan, compile_plan
 from evalspec.plan.price import plan_json, plan_table
 from evalspec.spec import load
 from evalspec.tabular import bytes_text
@@ -192,6 +192,30 @@ def test_choices_share_their_question_and_a_target_may_be_text_or_index(tmp_path
         assert all(sample.draft.gold_choices == {1} and len(sample.requests) == 3 for sample in part.samples)
         # The three continuations differ only in tokens that are never fed, so all feed the same question.
         assert part.forest.distinct_tokens < part.forest.prompt_tokens
+
+
+def test_choices_are_fed_without_their_prompt_once_each_and_only_where_a_metric_compares_with_that(
+    tmp_path: Path,
+) -> None:
+    project(tmp_path, [{"id": str(n), "q": f"Pick {n}", "options": ["one", "two", f"at {n}"]} for n in range(6)])
+
+    def part(*metrics: str) -> ModelPlan:
+        prompt = {"template": "{{ q }}:", "target": 1, "choices": "{{ options }}"}
+        task = {"data": {"file": "rows.jsonl"}, "prompt": prompt, "metrics": list(metrics)}
+        loaded = load({"name": "c", "models": {"m": {"weights": "zoo/mamba"}}, "tasks": {"t": task}}, root=tmp_path)
+        return compile_plan(loaded).models[0]
+
+    plain, asked = part("accuracy"), part("accuracy", "accuracy_pmi")
+    assert [len(sample.requests) for sample in plain.samples] == [3] * 6
+    tokenizer = asked.model.tokenizer
+    for before, sample in zip(plain.samples, asked.samples, strict=True):
+        given_prompt, alone = sample.requests[:3], sample.requests[3:]
+        assert [request.key for request in given_prompt] == [request.key for request in before.requests]
+        for choice, request in zip(sample.draft.choices, alone, strict=True):
+            ids = tokenizer.encode([f" {choice}"], special=False)[0]
+            assert request.targets == tuple(ids)
+            assert request.tokens.tolist() == [tokenizer.start, *ids[:-1]]
+    assert len(asked.forest.requests) == len(plain.forest.requests) + 2 + 6, "`one`, `two`, and six of their own"
 
 
 @pytest.mark.parametrize(

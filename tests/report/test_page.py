@@ -145,6 +145,17 @@ def test_choices_show_log_probabilities_even_infinite_ones(
     assert ["blue", "-0.750", "likeliest, target"] in shown
 
 
+def test_what_a_choice_has_without_its_prompt_stands_beside_it_and_is_not_the_likeliest(
+    filled: Filled, visit: Callable[..., Any], tmp_path: Path
+) -> None:
+    connection = filled(count=12)
+    connection.execute("""UPDATE samples SET choices = '["red","blue"]', logprobs = '[[-3.0],[-2.0],[-0.5],[-4.0]]'""")
+    page = visit(render(connection, RUN, tmp_path)).page
+    shown = [text.split("\t") for text in page.locator("#detail table tr").all_inner_texts()]
+    assert ["red", "-3.000", "-0.500", ""] in shown
+    assert ["blue", "-2.000", "-4.000", "likeliest"] in shown
+
+
 def test_tables_sort_by_number_and_filter_by_words(filled: Filled, visit: Callable[..., Any], tmp_path: Path) -> None:
     page = visit(render(filled(count=12), RUN, tmp_path)).page
     page.fill("input.filter", "mamba2 bm25 exact")

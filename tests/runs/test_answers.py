@@ -83,3 +83,34 @@ def test_other_end_tokens_or_another_tokenizer_are_asked_anew(tmp_path: Path) ->
     config = tmp_path / "mine" / "tokenizer_config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "some_new_key": 1}))
     assert ran(tmp_path, plan(tmp_path, models, GENERATE)).computed == 4
+
+
+def test_what_the_prompt_adds_to_a_choice_is_scored_against_the_choice_alone(tmp_path: Path) -> None:
+    models = {"m": {"weights": "zoo/transformer"}}
+    ran(tmp_path, plan(tmp_path, models, {"metrics": ["accuracy", "accuracy_pmi"]}))
+    bare = {"template": "", "target": "{{ a }}", "choices": ["yes", "no"]}
+    ran(tmp_path, plan(tmp_path, models, {**CHOOSE, "prompt": bare}, name="bare"))
+    query = """
+        SELECT spec_name, sample_id, logprobs, output, max(value) FILTER (metric = 'accuracy') AS accuracy,
+            max(value) FILTER (metric = 'accuracy_pmi') AS pmi
+        FROM samples JOIN runs USING (run_id) JOIN scores USING (run_id, cell_id, sample_id) GROUP BY ALL
+    """
+    with evalspec.connect(tmp_path / "store.duckdb") as connection:
+        found = {(spec, sample): rest for spec, sample, *rest in connection.execute(query).fetchall()}
+    for number in "0123":
+        logprobs, output, accuracy, pmi = found["x", number]
+        sums = [sum(part) for part in json.loads(logprobs)]
+        alone = [sum(part) for part in json.loads(found["bare", number][0])]
+        assert sums[2:] == pytest.approx(alone, abs=1e-5), "an empty prompt leaves the choice alone"
+        assert output == ("yes" if sums[0] >= sums[1] else "no")
+        assert (accuracy, pmi) == (float(sums[0] >= sums[1]), float(sums[0] - sums[2] >= sums[1] - sums[3]))
+
+
+def test_choices_without_their_prompt_are_reused_with_the_rest(tmp_path: Path) -> None:
+    models, both = {"m": {"weights": "zoo/mamba"}}, {"metrics": ["accuracy_pmi"]}
+    first = ran(tmp_path, plan(tmp_path, models, both))
+    again = ran(tmp_path, plan(tmp_path, models, {"metrics": ["accuracy_pmi", "brier"]}))
+    assert (first.computed, again.computed, again.cached) == (4, 0, 4)
+    with evalspec.connect(tmp_path / "store.duckdb") as connection:
+        values = connection.execute("SELECT value, n FROM metrics WHERE metric = 'accuracy_pmi'").fetchall()
+    assert len(values) == 2 and len(set(values)) == 1

@@ -38,7 +38,7 @@ CHECK = {
         "choices": ["{{ extracted.main.number }}", "{{ extracted.main.vote3 }} or so"],
         "target": 0,
     },
-    "metrics": ["accuracy"],
+    "metrics": ["accuracy", "accuracy_pmi"],
 }
 SPEC: dict[str, Any] = {
     "name": "staged",
@@ -159,7 +159,7 @@ def test_when_leaves_samples_out_and_their_rows_say_so(done: Path) -> None:
     assert all(row[1:3] == (None, None) and row[4] == 1.0 for row in skipped)
     assert all(row[1] and row[2] and row[3] for row in rows if row[0] != "skipped")
     [(scored,)] = select(done, "SELECT count(*) FROM scores WHERE stage = 'check'")
-    assert scored == 24 - len(skipped)
+    assert scored == 2 * (24 - len(skipped)), "by two metrics each"
 
 
 def test_aggregates_are_apart_by_stage_and_the_answers_view_has_them_all(done: Path) -> None:
@@ -177,7 +177,8 @@ def test_efficiency_counts_every_stage_once(done: Path) -> None:
     )
     [(fed,)] = select(done, "SELECT sum(prompt_tokens) FROM samples")
     assert tokens == fed
-    choices = 4 * 6 + 2 * len(select(done, "FROM samples WHERE stage = 'check' AND finish_reason IS NULL"))
+    # Two choices of the check, with their prompt and without it.
+    choices = 4 * 6 + 4 * len(select(done, "FROM samples WHERE stage = 'check' AND finish_reason IS NULL"))
     assert requests == 24 + 24 + 6 + choices
     assert outputs > 0
     [(distinct, computed)] = select(done, "SELECT sum(distinct_tokens), sum(computed_tokens) FROM efficiency")
@@ -284,6 +285,7 @@ def test_the_plan_bounds_what_a_stage_can_come_to_and_is_another_when_its_templa
         assert bound["prompt_tokens_at_most"] >= tokens
         assert 2 * bound["longest_at_most"] >= longest
     assert bounds["half"]["new_tokens_at_most"] == 24 * 3
+    assert (bounds["half"]["requests_at_most"], bounds["check"]["requests_at_most"]) == (24, 24 * 4)
     assert "half" in plan_table(plan)
     assert plan.plan_id == compile_plan(load(SPEC, root=ROOT)).plan_id
     other = changed("half/prompt/template", "{{ outputs.main }} Answer:")

@@ -107,9 +107,11 @@
   };
   const choices = sample => {
     const sums = (sample.logprobs ?? []).map(value => [value].flat(2).reduce((sum, part) => sum + Number(part), 0));
+    const alone = sums.splice(sample.choices.length);  // of each choice without its prompt, where a metric compares with it
     const likeliest = sums.indexOf(Math.max(...sums));
-    return table(['choice', 'log-probability', ''], sample.choices.map((choice, at) => ({
-      cells: [choice, typeof sums[at] === 'number' ? sums[at].toFixed(3) : '–',
+    const number = value => typeof value === 'number' ? value.toFixed(3) : '–';
+    return table(['choice', 'log-probability', ...(alone.length ? ['without the prompt'] : []), ''], sample.choices.map((choice, at) => ({
+      cells: [choice, number(sums[at]), ...(alone.length ? [number(alone[at])] : []),
         [at === likeliest ? 'likeliest' : '', text(choice) === sample.target || String(at) === sample.target ? 'target' : ''].filter(Boolean).join(', ')] })));
   };
   const elsewhere = sample => {
