@@ -28,9 +28,13 @@ def read_hub(name: str, subset: str | None, split: str | None, revision: str | N
     return [{column: plain(value, column, source) for column, value in row.items()} for row in loaded]
 
 
+IN_A_SPEC = "Connect to the network once (and unset HF_HUB_OFFLINE), or download the data set and name it by `file:`"
+
+
 @contextmanager
-def explained(source: str) -> Iterator[None]:
-    """What `datasets` raises while it loads `source` is a DataError that says what to do."""
+def explained(source: str, unreachable: str = IN_A_SPEC) -> Iterator[None]:
+    """What `datasets` raises while it loads `source` is a DataError that says what to do; `unreachable` is what to do
+    where the hub is out of reach."""
     try:
         import datasets
         from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
@@ -42,8 +46,7 @@ def explained(source: str) -> Iterator[None]:
         yield
     except (ConnectionError, OfflineModeIsEnabled) as error:
         raise DataError(
-            f"{source} is not in the cache and the hub cannot be reached: {_first_line(error)}. Connect to the network "
-            "once (and unset HF_HUB_OFFLINE), or download the data set and name it by `file:`"
+            f"{source} is not in the cache and the hub cannot be reached: {_first_line(error)}. {unreachable}"
         ) from error
     except (datasets.exceptions.DatasetNotFoundError, FileNotFoundError, HfHubHTTPError) as error:
         raise DataError(f"{source} cannot be found on the hub: {_first_line(error)}") from error

@@ -58,12 +58,21 @@ def data_block(findings: Findings, split: str, root: Path) -> Block:
     return block
 
 
+def has_no_file(findings: Findings, split: str) -> bool:
+    """Whether the rows are files, and none of them is of this split."""
+    kwargs = findings.get("dataset_kwargs")
+    of_files = findings.get("dataset_path") in FORMATS and isinstance(kwargs, dict)
+    return of_files and split not in _by_split(kwargs.get("data_files"))
+
+
+def _by_split(files: Any) -> Block:
+    return files if isinstance(files, dict) else {"train": files}
+
+
 def _files(findings: Findings, kind: str, kwargs: Block, split: str, root: Path) -> Block:
-    files = kwargs.pop("data_files", None)
+    files = _by_split(kwargs.pop("data_files", None))
     for key in kwargs:
         findings.refuse("dataset_kwargs", f"`{key}` of {kind} files has no counterpart in `data`")
-    if not isinstance(files, dict):
-        files = {"train": files}
     named = files.get(split)
     named = named[0] if isinstance(named, list) and len(named) == 1 else named
     if not isinstance(named, str):

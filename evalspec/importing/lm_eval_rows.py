@@ -1,6 +1,7 @@
 """The rows of a task as its Python makes them, written, and the task that reads them in place of calling it.
 
-    custom_dataset, process_docs, samples           rows               ──► DIR/data/TASK.jsonl, TASK.shots.jsonl
+    custom_dataset, process_docs, samples           rows               ──► DIR/data/TASK.jsonl, and where it asks
+                                                                           for shots TASK.shots.jsonl
     doc_to_text, doc_to_target, doc_to_choice       a value of a row   ──► a column of it, of the key's name
 
 What is left is a task without Python, and is carried over as any other: a column's value is taken by the harness as
@@ -11,7 +12,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Mapping, Sized
 from copy import deepcopy
 from dataclasses import replace
 from functools import cached_property
@@ -63,21 +65,25 @@ class _Rows:
         prepare_shots = self.shots.get("process_docs", prepare) if named else prepare
         samples = None if named else self.shots.get("samples")
         same = samples is None and (named or pool) == evaluated and _name(prepare) == _name(prepare_shots)
+        asked = same or bool(self.findings.get("num_fewshot"))
         # The shots first, as in the harness: what Python draws for the rows depends on what it drew before.
-        if samples is None:
+        shown: list[Row] = []
+        if samples is not None:
+            shown = self.samples(samples)
+        elif asked:
             shown = self.rows(str(named or pool), prepare_shots)
         else:
-            shown = self.samples(samples)
+            self.draw_past(str(named or pool), prepare_shots)
         rows = shown if same else self.rows(evaluated, prepare)
         for_rows, for_shots = self.columns({column for row in (*rows, *shown) for column in row})
-        files = {self.name: self.lines(rows, for_rows | for_shots if same else for_rows)}
+        files = {"": self.lines(rows, for_rows | for_shots if same else for_rows)}
         if samples is not None:
             self.shots["samples"] = self.widened(shown, for_shots)
-        elif not same:
-            files[f"{self.name}.shots"] = self.lines(shown, for_shots)
+        elif asked and not same:
+            files[".shots"] = self.lines(shown, for_shots)
         if samples is None:
             self.shots["split"] = "evaluated" if same else "shots"
-        written = dict(zip(("evaluated", "shots"), self.python.write(files), strict=False))
+        written = dict(zip(("evaluated", "shots"), self.python.write(self.name, files), strict=False))
         self.shots.pop("process_docs", None)
         for key in ("custom_dataset", "process_docs", "dataset_name", "fewshot_split", "validation_split"):
             self.values.pop(key, None)
@@ -165,6 +171,14 @@ class _Rows:
             if not isinstance(found, Mapping):
                 raise TypeError(f"a data set is a mapping from its splits to their rows, not a {type(found).__name__}")
             return found
+
+    def draw_past(self, split: str, prepare: Any) -> None:
+        """Prepare the rows of shots that nobody asks for, as the harness does, and keep none: there may be none."""
+        if isinstance(prepare, Function) and split in self.splits:
+            with failing(prepare):
+                made = self.python.function(prepare)(self.splits[split])
+                if not isinstance(made, Sized):  # a generator draws as it goes
+                    deque(made, maxlen=0)
 
     def rows(self, split: str, prepare: Any) -> list[Row]:
         """The rows of a split, after the task's Python prepared them."""

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import yaml
 
 from evalspec.errors import SpecError
 from evalspec.importing.lm_eval_index import Index, Leaf, installed_tasks, kind_of, name_in
-from evalspec.importing.lm_eval_python import Python
+from evalspec.importing.lm_eval_python import Python, remove
 from evalspec.importing.lm_eval_task import Carried, carry, task_name
 from evalspec.importing.lm_eval_yaml import Config, HarnessError, Reader
 from evalspec.paths import is_file, is_folder
@@ -52,6 +53,8 @@ class Imported:
     refused: tuple[Refused, ...]
     notes: tuple[str, ...]
     """What must be known about it; the same stands at the top of the spec."""
+    rows: tuple[Path, ...] = ()
+    """The files of rows that were written for it; they go where the spec cannot be written."""
 
 
 def import_lm_eval(
@@ -93,17 +96,34 @@ def import_lm_eval(
     if not carried:
         problems = [problem for one in refused for problem in one.error.problems]
         raise HarnessError(problems or f"`{name}` has no tasks")
-    text = spec_text(task_name(name), carried, model, notes)
-    try:
-        loads(text, root=root, name=f"the spec of {name}")
-    except SpecError as error:
-        raise HarnessError(f"{error}\nThis is what became of `{name}`; it does not validate") from None
+    rows = python.rows if python is not None else ()
+    with or_without(rows):
+        text = spec_text(task_name(name), carried, model, notes)
+        try:
+            loads(text, root=root, name=f"the spec of {name}")
+        except SpecError as error:
+            raise HarnessError(f"{error}\nThis is what became of `{name}`; it does not validate") from None
     remarks = _remarks(task_name(name), carried, notes)
-    return Imported(task_name(name), text, tuple(carried.values()), tuple(refused), tuple(remarks[1:]))
+    return Imported(task_name(name), text, tuple(carried.values()), tuple(refused), tuple(remarks[1:]), rows)
+
+
+@contextmanager
+def or_without(rows: Sequence[Path]) -> Iterator[None]:
+    """Where a spec comes to nothing, its files of rows go too."""
+    try:
+        yield
+    except HarnessError:
+        remove(rows)
+        raise
 
 
 def write(imported: Imported, out: Path) -> Path:
     """Write the spec into a folder. Raises HarnessError where another file has its name already."""
+    with or_without(imported.rows):
+        return _written(imported, out)
+
+
+def _written(imported: Imported, out: Path) -> Path:
     path = out / f"{imported.name}.yaml"
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from typing import Any
 
 from evalspec.data.rows import load_rows
 from evalspec.errors import EvalspecError, in_a_line, suggest
-from evalspec.importing.lm_eval_data import data_block, evaluated_split, shots_split
+from evalspec.importing.lm_eval_data import data_block, evaluated_split, has_no_file, shots_split
 from evalspec.importing.lm_eval_decode import decode_block, filter_chains, only_takes_first
 from evalspec.importing.lm_eval_findings import FOREIGN, HARMLESS, Findings
 from evalspec.importing.lm_eval_index import Leaf
@@ -243,6 +243,13 @@ class _Task:
                 findings.refuse("fewshot_config", "`samples` must be a list of rows, their columns named by texts")
                 return {}
             block["data"] = {"rows": samples}
+        elif not count and has_no_file(findings, split or shots_split(findings)):
+            findings.note(
+                "it asks for no shots and has no rows for any; for shots, import a YAML that includes it and says "
+                "`num_fewshot`"
+            )
+            self.shots_of_their_own(config, prompt)  # their delimiter is also where answers end
+            return {}
         else:
             block["data"] = data_block(findings, split or shots_split(findings), self.root)
         if count and sampler == "default":

@@ -39,6 +39,7 @@ def rows(n, version=1): return {"test": [{"q": f"{i} of {version}", "label": 0} 
 def none(rows): return rows.filter(lambda row: False)
 def broken(row): return 1 // row["label"]
 def leaves(row): raise SystemExit(3)
+def lacks(row): import not_here.at_all
 def dates(row): return {1, 2}
 def score(row, results): return {"acc": 1}
 def moves(row):
@@ -52,6 +53,7 @@ def listed(row): return np.array(["left", "right"])
 def spoils(row): row["seen"].append(1); row["q"] = "spoiled"; return "text"
 def drawn(rows): return rows.map(lambda row: {"drawn": [random.random(), own.random(), float(np.random.random())]})
 def drawn_again(rows): return drawn(rows)
+def yielded(rows): yield from drawn(rows)
 """
 TASK = """
 task: t
@@ -95,12 +97,34 @@ def refused(text: str) -> str:
 
 
 def test_prepared_rows_stand_in_files_beside_the_spec_and_shots_are_prepared_too() -> None:
-    made = block(CHOOSE + "process_docs: !function utils.prepare\ndoc_to_text: asked\n")
+    made = block(CHOOSE + "process_docs: !function utils.prepare\ndoc_to_text: asked\nnum_fewshot: 1\n")
     assert made["data"] == {"file": "specs/data/t.jsonl"}
     assert made["prompt"]["template"] == "{{ asked }}"
     assert made["prompt"]["shots"]["data"] == {"file": "specs/data/t.shots.jsonl"}
     assert [row["asked"] for row in rows()] == ["ONE", "TWO"]
     assert [row["asked"] for row in rows("t.shots")] == ["THREE", "FOUR"]
+
+
+def test_of_a_task_without_shots_no_rows_of_shots_are_kept_and_its_spec_says_so() -> None:
+    spec = imported(CHOOSE + "process_docs: !function utils.prepare\ndoc_to_text: asked\nnum_fewshot: 0\n")
+    assert "shots" not in yaml.safe_load(spec.text)["tasks"]["t"]["prompt"]
+    assert "- It asks for no shots and has no rows for any; for shots, import a YAML" in spec.text
+    assert [path.name for path in Path("specs/data").iterdir()] == ["t.jsonl"]
+    write(spec, Path("specs"))
+    samples = compile_plan(load("specs/t.yaml")).models[0].samples
+    assert [sample.draft.prompt for sample in samples] == ["ONE", "TWO"], "no row is kept apart as a pool"
+
+
+def test_shots_that_nobody_asks_for_need_no_rows() -> None:
+    only_no = "process_docs: !function utils.prepare\ndoc_to_text: asked\n"
+    Path("shown.jsonl").write_text(json.dumps({"q": "no", "label": 0}))
+    assert "shots" not in block(CHOOSE + only_no)["prompt"], "none is left once they are prepared"
+    assert "no row of `train` is left" in refused(CHOOSE + only_no + "num_fewshot: 1\n")
+    Path("specs/data/t.jsonl").unlink()
+    block(CHOOSE.replace(", train: shown.jsonl", "") + only_no)
+    assert "has no split `train`; it has `test`" in refused(
+        CHOOSE.replace(", train: shown.jsonl", "") + only_no + "num_fewshot: 1\n"
+    )
 
 
 def test_a_function_of_a_row_becomes_a_column_of_its_key() -> None:
@@ -151,7 +175,7 @@ def test_shots_that_a_function_lists() -> None:
 
 
 def test_shots_may_be_prepared_otherwise_or_not_at_all() -> None:
-    text = CHOOSE + "process_docs: !function utils.prepare\ndoc_to_text: q\nfewshot_split: train\n"
+    text = CHOOSE + "process_docs: !function utils.prepare\ndoc_to_text: q\nfewshot_split: train\nnum_fewshot: 1\n"
     imported(text + "fewshot_config: {process_docs: null}\n")
     assert "asked" in rows()[0]
     assert "asked" not in rows("t.shots")[0]
@@ -178,11 +202,22 @@ def test_an_imported_spec_needs_no_python_any_more_and_says_where_its_rows_come_
         ("doc_to_text: !function utils.broken", r"t\.yaml:10 `!function utils\.broken` failed on row 1: ZeroDivision"),
         ("doc_to_text: !function utils.leaves", r"t\.yaml:10 `!function utils\.leaves` failed on row 1: SystemExit: 3"),
         ("doc_to_text: !function utils.absent", r"t\.yaml:10 .*AttributeError: .*absent"),
-        ("doc_to_text: !function nowhere.at_all", r"t\.yaml:10 .*ModuleNotFoundError: No module named 'nowhere'"),
+        (
+            "doc_to_text: !function nowhere.at_all",
+            r"t\.yaml:10 `!function nowhere\.at_all`: there is no file .*nowhere\.py, and no module `nowhere` is in",
+        ),
+        (
+            "doc_to_text: !function utils.lacks",
+            r"t\.yaml:10 .*No module named 'not_here'; install the package that has `not_here` where evalspec is",
+        ),
         ("doc_to_text: !function utils.dates", r"t\.yaml:10 row 1: column `doc_to_text` holds a set;"),
         ("doc_to_text: !function utils.infinite", r"t\.yaml:10 row 1: column `doc_to_text` is no JSON: Out of range"),
         ("doc_to_text: !function utils.half", r"t\.yaml:10 row 1: column `doc_to_text` is no JSON: .*surrogates"),
-        ("doc_to_text: q\nprocess_docs: !function utils.none", r"t\.yaml:11 no row of `train` is left"),
+        ("doc_to_text: q\nprocess_docs: !function utils.none", r"t\.yaml:11 no row of `test` is left"),
+        (
+            "doc_to_text: q\nprocess_docs: !function utils.none\nnum_fewshot: 1",
+            r"t\.yaml:11 no row of `train` is left",
+        ),
         ("doc_to_text: q\nprocess_docs: !function utils.which", r"t\.yaml:11 `!function utils\.which` failed: "),
         ("doc_to_text: !function utils.ask\nfewshot_config: 3", r"t\.yaml:11 `fewshot_config`: must be a mapping"),
         ("doc_to_text: !function utils.ask\nmetadata: [3]", r"t\.yaml:11 `metadata`: must be a mapping, not"),
@@ -219,7 +254,7 @@ def test_a_function_that_changes_its_row_changes_only_its_own() -> None:
 
 
 def test_python_that_draws_makes_the_same_rows_in_every_import_and_beside_any_task() -> None:
-    drawn = CHOOSE + "doc_to_text: q\nprocess_docs: !function utils.drawn\n"
+    drawn = CHOOSE + "doc_to_text: q\nprocess_docs: !function utils.drawn\nnum_fewshot: 1\n"
     imported(drawn)
     import_lm_eval("t.yaml", run_python=True)  # what `datasets` keeps of the first is not taken for the second
     assert rows("t.shots")[0]["drawn"][0] == random.Random(0).random()  # the shots first, the harness's seed
@@ -227,14 +262,50 @@ def test_python_that_draws_makes_the_same_rows_in_every_import_and_beside_any_ta
     Path("both.yaml").write_text("group: both\ntask: [other, t]\n")
     import_lm_eval("both.yaml", run_python=True)
     assert rows("other") == rows("t")
+    for name, function in (("bare", "drawn"), ("lazy", "yielded")):
+        text = drawn.replace("task: t", f"task: {name}").replace("num_fewshot: 1", "num_fewshot: 0")
+        Path(f"{name}.yaml").write_text(text.replace("utils.drawn", f"utils.{function}"))
+        import_lm_eval(f"{name}.yaml", run_python=True)
+        assert rows(name) == rows("t"), "the harness draws for shots that it never shows"
 
 
 def test_two_tasks_of_one_name_and_other_rows_are_told_apart() -> None:
     Path("t.yaml").write_text(CHOOSE + "doc_to_text: !function utils.ask\n")
     Path("both.yaml").write_text("group: both\ntask: [t, {task: t, doc_to_text: !function utils.show}]\n")
-    made = import_lm_eval("both.yaml", run_python=True)
-    assert [task.name for task in made.tasks] == ["t"]
-    assert "holds the rows of another task of this name" in str(made.refused[0])
+    for _ in range(2):  # once more, where their rows are there already
+        made = import_lm_eval("both.yaml", run_python=True)
+        tasks = yaml.safe_load(made.text)["tasks"]
+        assert {name: task["data"]["file"] for name, task in tasks.items()} == {
+            "t": "specs/data/t.jsonl",
+            "t-2": "specs/data/t-2.jsonl",
+        }
+        assert not made.refused
+        assert (rows("t")[0]["doc_to_text"], rows("t-2")[0]["doc_to_text"]) == ("one?", "one!")
+
+
+def test_a_task_of_a_name_that_was_imported_from_elsewhere_is_refused_and_nothing_of_it_is_left(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked, shown = (CHOOSE + f"doc_to_text: !function utils.{name}\n" for name in ("ask", "show"))
+    for folder, text in (("one", asked), ("two", shown), ("three", asked + "num_fewshot: 1\n")):
+        Path(folder).mkdir()
+        Path(folder, "utils.py").write_text(PYTHON)
+        Path(folder, "t.yaml").write_text(text)
+
+    def imports(folder: str) -> int:
+        return main(["import", "lm-eval", "t", "--include-path", folder, "--out", "specs", "--run-python"])
+
+    def written() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in Path("specs").rglob("*") if path.is_file()}
+
+    assert imports("one") == 0
+    before = written()
+    assert imports("two") == 2
+    said = capsys.readouterr().err
+    assert "t.jsonl is there already and says something else (rows of another task of this name" in said
+    assert imports("three") == 2, "the same rows, and other shots"
+    assert "t.yaml is there already and says something else; move it, or name another --out" in capsys.readouterr().err
+    assert written() == before
 
 
 def test_of_a_task_that_cannot_be_carried_over_no_rows_are_left() -> None:
@@ -266,6 +337,42 @@ def test_what_is_missing_is_said() -> None:
     )
     Path("rows.jsonl").unlink()
     assert re.search(r"t\.yaml:4 .*rows\.jsonl.*from the folder where this is started", refused(text))
+
+
+def test_where_the_hub_is_out_of_reach_it_says_so_and_what_to_do_once_a_data_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import datasets
+    import huggingface_hub.constants
+
+    tries, load_dataset = [], datasets.load_dataset
+
+    def counted(path: str, **options: Any) -> Any:
+        tries.append(path)
+        return load_dataset(path, **options)
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets, "load_dataset", counted)
+    keys = "task: t\ndataset_path: nobody/nothing\ntest_split: test\ndoc_to_text: !function utils.ask\n"
+    Path("u.yaml").write_text(keys.replace("task: t", "task: u"))
+    Path("t.yaml").write_text(keys)
+    Path("both.yaml").write_text("group: both\ntask: [t, u]\n")
+    with pytest.raises(HarnessError) as caught:
+        import_lm_eval("both.yaml", run_python=True)
+    said = str(caught.value)
+    assert "t.yaml:2:1: `dataset_path: nobody/nothing` is not in the cache and the hub cannot be reached: Cou" in said
+    for way in ("where the hub is reached", "into the cache of `datasets`", "lay `dataset_path: json` with files"):
+        assert way in said
+    assert "`file:`" not in said
+    assert tries == ["nobody/nothing"]
+
+
+def test_files_elsewhere_that_cannot_be_had_are_named_by_their_key() -> None:
+    text = (CHOOSE + "doc_to_text: !function utils.ask\n").replace("rows.jsonl", "nowhere://at.all/rows.jsonl")
+    assert re.search(
+        r"t\.yaml:4 its files cannot be loaded .* Download them, and name the files in `data_f", refused(text)
+    )
 
 
 def test_without_the_package_datasets_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
