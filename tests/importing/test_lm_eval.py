@@ -161,6 +161,13 @@ fewshot_config: {sampler: first_n, samples: [{q: three, label: '3'}], doc_to_tex
     assert shots["template"] == "Ask {{q}}"
 
 
+def test_a_task_without_shots_needs_no_file_of_them_and_its_spec_says_so() -> None:
+    text = CHOICE.replace(", train: rows.jsonl", "") + "training_split: train\n"
+    assert "shots" not in block(text)["prompt"]
+    assert any(note.startswith("- It asks for no shots and has no rows for any") for note in imported(text).notes)
+    assert "`data_files` names no file for the split `train`" in reasons(text, "num_fewshot: 1\n")[0]
+
+
 def test_includes_come_first_and_their_own_keys_win() -> None:
     Path("base.yaml").write_text(CHOICE)
     made = block("include: base.yaml\ntask: t\ndoc_to_text: 'Which, {{q}}?'\n")
