@@ -64,10 +64,10 @@ def accuracy_bytes(logprobs: Sequence[float], choices: Sequence[str], gold: froz
 def accuracy_pmi(outcome: Outcome, k: int | None = None) -> Score | None:
     """1.0 when the choice of the greatest pointwise mutual information with the prompt is a right one, else 0.0.
 
-    That is log p(choice | prompt) − log p(choice), the latter behind the start token alone: a choice that is likely
-    whatever is asked gains nothing by it (arXiv 2104.08315, its unconditional baseline). The first wins a tie. Each
-    distinct choice is scored once more for it, in tasks that name this metric only. Equals `acc_mutual_info` of
-    lm-evaluation-harness 0.4. Absent where a choice is impossible with the prompt and without it.
+    That is log p(choice | prompt) − log p(choice), the latter behind the start token alone, so that a choice that is
+    likely whatever is asked gains nothing by it (arXiv 2104.08315, which puts a premise of the domain in front of
+    both). The first wins a tie. Each distinct choice is scored once more for it, in tasks that name this metric only.
+    Equals `acc_mutual_info` of lm-evaluation-harness 0.4. Absent where a choice is impossible either way.
     """
     logprobs, alone = outcome.choice_logprobs, outcome.unconditional_logprobs
     if len(alone) != len(logprobs):
