@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from evalspec.report.units import p_text
 from evalspec.spec.needs import METRICS, metric_of
 
 QUERY = """
@@ -86,7 +87,7 @@ def _reason(row: Mapping[str, Any]) -> str:
     """Why nothing is decided: where the interval of this one comparison is without 0, the corrected p."""
     low, high, p = row["ci_low"], row["ci_high"], row["p_holm"]
     if row["reason"] == "overlap" and None not in (low, high, p) and (low > 0 or high < 0):
-        return f"p = {p:.2f} after the correction"
+        return f"{p_text(p, 'p')} after the correction"
     return REASONS[str(row["reason"])]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,15 +11,30 @@ import altair as alt
 
 from evalspec.report.comparisons import Comparison
 from evalspec.report.data import read_run
+from evalspec.report.differences import RunDifferences
 from evalspec.report.marks import Figure, style
 from evalspec.report.page import assets, environment, file_name, write_page
-from evalspec.report.wording import reading, signed, verdict_words
+from evalspec.report.units import p_text
+from evalspec.report.wording import plain, reading, signed, size, verdict_words
 
 if TYPE_CHECKING:
     import duckdb
 
 COLOURS = {"A is better": "#0072B2", "B is better": "#D55E00", "undecided": "#8a8a8a"}
-COLUMNS = ("condition", "A", "B", "value A", "value B", "A − B", "low", "high", "p", "p (Holm)", "n", "verdict")
+NUMBERS = ("A is", "B is", "A − B, 95% interval", "verdict", "p (Holm)", "p", "n")
+"""Columns of the table after the condition and the models."""
+MOST = 20
+"""Keys of the specs that differ and are shown before the reader asks for all of them."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A cell of the table: its text, what it is sorted by where that is a number, and the interval after it."""
+
+    text: str
+    is_number: bool = False
+    order: str | None = None
+    interval: str = ""
 
 
 def render_comparison(
@@ -27,11 +43,18 @@ def render_comparison(
     other: str | None,
     comparisons: Sequence[Comparison],
     folder: Path,
+    *,
+    said: Sequence[str] = (),
+    differences: RunDifferences | None = None,
 ) -> Path:
-    """Write `<folder>/compare-<spec>-<run>[-<other>].html` and return its path. StoreError if there is no such run."""
+    """Write `<folder>/compare-<spec>-<run>[-<other>].html` and return its path. StoreError if there is no such run.
+
+    `said` stands before the reading; `differences` is what the two runs differ in.
+    """
     runs = [read_run(connection, name) for name in (run_id, other) if name]
     families = list(dict.fromkeys(c.family for c in comparisons))
-    figures = [forest_plot([c for c in comparisons if c.family == family], at) for at, family in enumerate(families)]
+    members = [[c for c in comparisons if c.family == family] for family in families]
+    figures = [forest_plot(of_one, number) for number, of_one in enumerate(members)]
     page = (
         environment()
         .get_template("compare.html.jinja")
@@ -39,9 +62,11 @@ def render_comparison(
             **assets("charts.js", vega=True),
             runs=runs,
             links=[name if (folder / (name := file_name(run))).is_file() else None for run in runs],
+            said=said,
             sentences=reading(comparisons),
-            figures=figures,
-            columns=COLUMNS,
+            differences=differences,
+            most=MOST,
+            figures=list(zip(figures, map(table_of, members), strict=True)),
             chart_style=style(),
             charts={figure.name: {"spec": figure.vega_lite, "panels": 1} for figure in figures},
         )
@@ -106,14 +131,27 @@ def forest_plot(comparisons: Sequence[Comparison], number: int) -> Figure:
         "not corrected for their number; colours are the verdicts, which are (Holm).",
         chart.to_dict(),
         1,
-        COLUMNS,
-        tuple(_row(c) for c in comparisons),
+        (),
+        (),
     )
 
 
-def _row(c: Comparison) -> tuple[str | int | float | None, ...]:
-    b = f"{c.model_b} ({c.run_b})" if c.run_b else c.model_b
-    pair = c.pair
-    shown = [pair.a.value, pair.b.value, pair.difference, pair.ci_low, pair.ci_high, pair.p_value, c.p_holm]
-    numbers = (None if value is None else round(value, 4) for value in shown)
-    return (c.condition.label, c.model_a, b, *numbers, pair.n, verdict_words(c))
+def table_of(comparisons: Sequence[Comparison]) -> tuple[tuple[str, ...], list[list[Shown]]]:
+    """The head and the rows of one family's table. Of one model in two runs the name stands once."""
+    same = all(c.model_a == c.model_b for c in comparisons)
+    rows = []
+    for c in comparisons:
+        pair = c.pair
+        between = "" if pair.ci_low is None else f"[{signed(pair.ci_low)}, {signed(pair.ci_high)}]"
+        models = [Shown(c.model_a)] if same else [Shown(c.model_a), Shown(c.model_b)]
+        rows.append(
+            [Shown(c.condition.label), *models, _number(plain(pair.a.value), pair.a.value),
+             _number(plain(pair.b.value), pair.b.value), _number(signed(pair.difference), pair.difference, between),
+             Shown(verdict_words(c)), _number(p_text(c.p_holm), c.p_holm), _number(p_text(pair.p_value), pair.p_value),
+             _number(size(c), pair.n)]
+        )  # fmt: skip
+    return ("condition", *(("model",) if same else ("A", "B")), *NUMBERS), rows
+
+
+def _number(text: str, value: float | None, interval: str = "") -> Shown:
+    return Shown(text or "–", True, None if value is None else f"{value:.17g}", interval)

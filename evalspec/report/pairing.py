@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +62,33 @@ class Side:
         return self.task, json.dumps(self.params, sort_keys=True)
 
 
+@dataclass(frozen=True)
+class LeftOut:
+    """Cells of two runs that no comparison is of, counted by task."""
+
+    only_a: Mapping[str, int]
+    """Cells that run B has nothing for: no cell of that task, condition and model."""
+    only_b: Mapping[str, int]
+    """The same of B."""
+    unscored: Mapping[str, int]
+    """Cells of A that B has too, with no score in common that could be compared."""
+
+    @property
+    def sentences(self) -> list[str]:
+        """What a reader is told; empty where nothing was left out."""
+        said = [f"{_counted(counts)} of {run}" for run, counts in (("A", self.only_a), ("B", self.only_b)) if counts]
+        found = [f"Left out, since only one run has them: {' and '.join(said)}."] if said else []
+        if self.unscored:
+            found.append(f"Left out, since no score of theirs is in both runs: {_counted(self.unscored)}.")
+        return found
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    total = sum(counts.values())
+    each = ", ".join(f"{task} {count:,}" for task, count in counts.items())
+    return f"{total:,} cell{'s' * (total != 1)} ({each})"
+
+
 def read_sides(connection: duckdb.DuckDBPyConnection, run_id: str, wanted: Wanted) -> list[Side]:
     """The cells of a run that have scores of what is wanted, in the order of the spec.
 
@@ -75,8 +103,7 @@ def read_sides(connection: duckdb.DuckDBPyConnection, run_id: str, wanted: Wante
     if wanted.filter is not None:
         _check("filter", [wanted.filter], {key.filter or "" for key in found}, run_id)
     chance = {row["cell_id"]: row["chance"] for row in rows(connection, CHANCE, run=run_id)}
-    query = "SELECT cell_id, params FROM cells WHERE run_id = $run"
-    params = {row["cell_id"]: json.loads(row["params"] or "{}") for row in rows(connection, query, run=run_id)}
+    every = {side.cell_id: side for side in _read_cells(connection, run_id, wanted)}
     sides = []
     for cell in results.cells:
         main = results.main.get(cell.task)
@@ -88,23 +115,62 @@ def read_sides(connection: duckdb.DuckDBPyConnection, run_id: str, wanted: Wante
             and (wanted.filter in (None, key.filter))
             and (wanted.metrics or wanted.filter or (main is not None and key.filter == main.filter))
         }
-        if not scores or (wanted.tasks and cell.task not in wanted.tasks):
+        if scores and cell.cell_id in every:
+            sides.append(replace(every[cell.cell_id], chance=chance.get(cell.cell_id, 0.0), scores=scores))
+    return sides
+
+
+def _read_cells(connection: duckdb.DuckDBPyConnection, run_id: str, wanted: Wanted) -> list[Side]:
+    """All cells of the tasks that are wanted, without their scores."""
+    query = "SELECT cell_id, model, task, params FROM cells WHERE run_id = $run AND task IS NOT NULL ORDER BY ALL"
+    sides = []
+    for row in rows(connection, query, run=run_id):
+        if wanted.tasks and row["task"] not in wanted.tasks:
             continue
-        own = {path: value for path, value in params[cell.cell_id].items() if path.startswith(f"models.{cell.model}.")}
+        params = json.loads(row["params"] or "{}")
+        own = {path: value for path, value in params.items() if path.startswith(f"models.{row['model']}.")}
         swept = ", ".join(f"{path.rsplit('.', 1)[-1]} = {value}" for path, value in own.items())
         sides.append(
             Side(
                 run_id=run_id,
-                cell_id=cell.cell_id,
-                model=cell.model,
-                label=f"{cell.model} ({swept})" if swept else cell.model,
-                task=cell.task,
-                params={path: value for path, value in params[cell.cell_id].items() if path not in own},
-                chance=chance.get(cell.cell_id, 0.0),
-                scores=scores,
+                cell_id=row["cell_id"],
+                model=row["model"],
+                label=f"{row['model']} ({swept})" if swept else row["model"],
+                task=row["task"],
+                params={path: value for path, value in params.items() if path not in own},
+                chance=0.0,
+                scores={},
             )
         )
     return sides
+
+
+def left_out(
+    connection: duckdb.DuckDBPyConnection,
+    run_id: str,
+    other: str,
+    wanted: Wanted,
+    compared: Collection[tuple[str, str] | None],
+) -> LeftOut:
+    """The cells of two runs that are not among those `compared` (pairs of ids), of the tasks and models wanted.
+
+    With `metrics` or a `filter` wanted, nothing is said of cells that both runs have: what was asked for chose them.
+    """
+    sides, others = (_read_cells(connection, run, wanted) for run in (run_id, other))
+    pairs = list(between(sides, others, wanted.models))
+    only: list[dict[str, int]] = []
+    for at, cells in ((0, sides), (1, others)):
+        met, named = {pair[at].cell_id for pair in pairs}, {pair[at] for pair in wanted.models}
+        here = (side for side in cells if not named or named & {side.model, side.label})
+        only.append(_by_task(side for side in here if side.cell_id not in met))
+    chosen = wanted.metrics or wanted.filter is not None
+    scored = {a.cell_id for a, b in pairs if (a.cell_id, b.cell_id) in compared}
+    unscored = {a.cell_id: a for a, _ in pairs if not chosen and a.cell_id not in scored}
+    return LeftOut(only[0], only[1], _by_task(unscored.values()))
+
+
+def _by_task(sides: Iterable[Side]) -> dict[str, int]:
+    return dict(sorted(Counter(side.task for side in sides).items()))
 
 
 def within(sides: Sequence[Side], models: Sequence[tuple[str, str]]) -> Iterator[tuple[Side, Side]]:

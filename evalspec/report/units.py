@@ -1,4 +1,4 @@
-"""Numbers with their units, as the page shows them."""
+"""Numbers as they are shown: with their units, and p-values."""
 
 from __future__ import annotations
 
@@ -19,3 +19,12 @@ def in_bytes(count: int | float | None) -> str:
         if count >= size:
             return f"{count / size:.3g} {unit}"
     return f"{count:.0f} B"
+
+
+def p_text(value: float | None, name: str = "") -> str:
+    """A p-value to four places: `0.0312`, `< 0.0001`, with a name `p = 0.0312`; an empty text for None."""
+    if value is None:
+        return ""
+    small = value < 0.0001
+    said = "< 0.0001" if small else f"{value:.4f}"
+    return f"{name} {said}" if name and small else f"{name} = {said}" if name else said

@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 
 from evalspec.report.comparisons import Comparison, Family
+from evalspec.report.units import p_text
 from evalspec.tabular import table
 
 COLUMNS = (
-    "condition", "A", "B", "A is", "B is", "A − B", "95 % interval", "p", "p (Holm)", "effect", "n", "A:B ahead",
-    "visible", "verdict",
+    "condition", "A", "B", "A is", "B is", "A − B", "95 % interval", "verdict", "p (Holm)", "p", "effect", "n",
+    "A:B ahead", "visible",
 )  # fmt: skip
 
 LEGEND = (
@@ -63,8 +64,9 @@ def families(comparisons: Sequence[Comparison]) -> dict[Family, list[Comparison]
     return found
 
 
-def comparison_text(comparisons: Sequence[Comparison]) -> str:
-    """All comparisons as tables, one a family, with what the columns mean and the reading in sentences."""
+def comparison_text(comparisons: Sequence[Comparison], said: Sequence[str] = ()) -> str:
+    """All comparisons as tables, one a family, with what the columns mean; then `said`, and last the reading in
+    sentences: a terminal shows the end."""
     parts = []
     for family, members in families(comparisons).items():
         title = f"{family.task}: {family.label}, {len(members)} comparisons"
@@ -72,7 +74,7 @@ def comparison_text(comparisons: Sequence[Comparison]) -> str:
         seeds = [c for c in members if c.hierarchical]
         if seeds:
             parts.append("\n".join(_seeds(c) for c in seeds))
-    return "\n\n".join([*parts, "\n".join(reading(comparisons)), LEGEND])
+    return "\n\n".join([*parts, LEGEND, *said, "\n".join(reading(comparisons))])
 
 
 def signed(value: float | None) -> str:
@@ -84,15 +86,15 @@ def _line(c: Comparison) -> list[str | int | None]:
     pair = c.pair
     interval = "" if pair.ci_low is None else f"[{signed(pair.ci_low)}, {signed(pair.ci_high)}]"
     effect = "" if pair.effect_size is None else f"{pair.effect} = {pair.effect_size:+.2f}"
-    b = f"{c.model_b} ({c.run_b})" if c.run_b else c.model_b
     ahead = "" if c.hierarchical else f"{pair.a_ahead}:{pair.b_ahead}"
     return [
-        c.condition.label, c.model_a, b, _plain(pair.a.value), _plain(pair.b.value), signed(pair.difference), interval,
-        _p(pair.p_value), _p(c.p_holm), effect, _size(c), ahead, _plain(pair.detectable), verdict_words(c),
+        c.condition.label, c.model_a, c.model_b, plain(pair.a.value), plain(pair.b.value), signed(pair.difference),
+        interval, verdict_words(c), p_text(c.p_holm), p_text(pair.p_value), effect, size(c), ahead,
+        plain(pair.detectable),
     ]  # fmt: skip
 
 
-def _size(c: Comparison) -> str:
+def size(c: Comparison) -> str:
     """How many samples, and clusters or seeds where there are such."""
     said = f"{c.pair.n:,}"
     if c.pair.units not in (0, c.pair.n):
@@ -114,9 +116,6 @@ def _seeds(c: Comparison) -> str:
     return f"{c.model_a} − {c.model_b}, {c.condition.label}: variance by {shares}{left}"
 
 
-def _plain(value: float | None) -> str:
+def plain(value: float | None) -> str:
+    """`0.312`, without a sign."""
     return "" if value is None else f"{value:.3f}" if abs(value) < 100 else f"{value:,.1f}"
-
-
-def _p(value: float | None) -> str:
-    return "" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
