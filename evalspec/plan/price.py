@@ -21,6 +21,7 @@ from evalspec.plan.measurements import MeasurePlan
 from evalspec.plan.notes import notes_of
 from evalspec.plan.spread import spread_of
 from evalspec.plan.stages import Bound, bounds
+from evalspec.spec.conditions import Conditions
 from evalspec.tabular import bytes_text, table
 
 DTYPE_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
@@ -219,12 +220,13 @@ def _measured_json(plan: MeasurePlan) -> dict[str, Any]:
 def _measured_table(plan: Plan) -> list[str]:
     """The same for people: a line a model, and what is left out."""
     rows = []
+    conditions = Conditions(one.params for one in plan.measured)
     for one in plan.measured:
         lengths = sorted({point.length for point in one.points})
         seconds = _seconds(one.model, one.all_flops)
         rows.append(
             (
-                one.model.name + "".join(f"  {path.rsplit('.', 1)[-1]}={value}" for path, value in one.params.items()),
+                conditions.model(one.model.name, one.params),
                 len(one.points),
                 one.rows,
                 f"{lengths[0]:,} to {lengths[-1]:,}" if lengths else None,
@@ -249,7 +251,8 @@ def _seconds(model: Model, flops: int | None) -> float | None:
 
 def plan_table(plan: Plan) -> str:
     """The plan for people: conditions, then the price of each model."""
-    conditions: dict[tuple[str, str], list[int]] = {}
+    conditions = Conditions(cell.params for cell in plan.cells)
+    lines: dict[tuple[str, str], list[int]] = {}
     per_cell: dict[str, list[int]] = {}
     for part in plan.models:
         for sample in part.samples:
@@ -258,12 +261,12 @@ def plan_table(plan: Plan) -> str:
             entry[1] += sample.prompt_tokens
             entry[2] = max(entry[2], max(len(request.tokens) for request in sample.requests))
     for cell in plan.cells:
-        shown = "  ".join(f"{path.rsplit('.', 1)[-1]}={value}" for path, value in cell.params.items())
-        entry, own = conditions.setdefault((cell.task_name, shown), [0, 0, 0, 0]), per_cell.get(cell.cell_id, [0, 0, 0])
-        conditions[cell.task_name, shown] = [entry[0] + 1, own[0], entry[2] + own[1], max(entry[3], own[2])]
+        key = (cell.task_name, conditions.of(cell.params).label)
+        entry, own = lines.setdefault(key, [0, 0, 0, 0]), per_cell.get(cell.cell_id, [0, 0, 0])
+        lines[key] = [entry[0] + 1, own[0], entry[2] + own[1], max(entry[3], own[2])]
     cells = table(
         ("task", "condition", "models", "samples each", "prompt tokens", "longest"),
-        ((*key, *numbers) for key, numbers in conditions.items()),
+        ((*key, *numbers) for key, numbers in lines.items()),
         f"plan {plan.plan_id}: {plan.loaded.spec.name}, {len(plan.cells)} cells",
     )
     rows = []
@@ -322,11 +325,12 @@ def plan_table(plan: Plan) -> str:
 def _stages_table(plan: Plan) -> list[str]:
     """Later stages: the most that each can come to, over all models; nothing where there is none."""
     cells = {cell.cell_id: cell for cell in plan.cells}
+    conditions = Conditions(cell.params for cell in plan.cells)
     grouped: dict[tuple[str, str, str], list[Bound]] = {}
     for bound in (bound for part in plan.models for bound in bounds(part)):
         cell = cells[bound.cell_id]
-        shown = "  ".join(f"{path.rsplit('.', 1)[-1]}={value}" for path, value in cell.params.items())
-        grouped.setdefault((cell.task_name, bound.stage, shown), []).append(bound)
+        key = (cell.task_name, bound.stage, conditions.of(cell.params).label)
+        grouped.setdefault(key, []).append(bound)
     if not grouped:
         return []
     rows = []

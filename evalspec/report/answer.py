@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from evalspec.metrics.verdicts import Reason
 from evalspec.report.comparisons import Comparison
-from evalspec.report.conditions import Condition
 from evalspec.report.marks import interval, sizes, written
 from evalspec.report.results import Estimate, MainMetric, Results
+from evalspec.spec.conditions import Condition
 
 Found = Mapping[tuple[str, Condition], Estimate]
 

@@ -10,7 +10,6 @@ from dataclasses import replace
 
 import altair as alt
 
-from evalspec.report.conditions import Condition, number
 from evalspec.report.context_charts import by_position, heat_axes, heat_map
 from evalspec.report.marks import (
     MOST_PANELS,
@@ -37,6 +36,7 @@ from evalspec.report.results import Cell, GoldPlace, GoldUse, MainMetric, Result
 from evalspec.report.retrieval_charts import by_gold_place, retrieval_and_answer
 from evalspec.report.step_charts import by_stage, by_votes
 from evalspec.report.trained import trained_lines
+from evalspec.spec.conditions import Condition, number
 
 
 def figures_of(results: Results, task: str, places: Sequence[GoldPlace], uses: Sequence[GoldUse] = ()) -> list[Figure]:

@@ -20,9 +20,9 @@ from evalspec.metrics.paired import Paired, Scores, compare
 from evalspec.metrics.registry import METRIC_FUNCTIONS, Metric
 from evalspec.metrics.significance import holm
 from evalspec.metrics.verdicts import Verdict, judge
-from evalspec.report.conditions import Condition
 from evalspec.report.pairing import Key, Side, Wanted, between, conditions_of, read_sides, within
 from evalspec.report.results import PLAIN_FILTERS
+from evalspec.spec.conditions import Condition
 from evalspec.store.scores import ScoreColumns
 
 if TYPE_CHECKING:

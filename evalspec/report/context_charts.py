@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 
 import altair as alt
 
-from evalspec.report.conditions import Condition, number
 from evalspec.report.marks import (
     MOST_PANELS,
     NUMBER_FORMAT,
@@ -22,6 +21,7 @@ from evalspec.report.marks import (
 )
 from evalspec.report.results import Cell, Results
 from evalspec.report.trained import trained_at, trained_length, trained_rule, trained_words
+from evalspec.spec.conditions import Condition, number
 from evalspec.spec.needs import metric_of
 
 FEWEST = 3

@@ -18,11 +18,10 @@ from evalspec.report.alone import QUERY as MEASUREMENTS
 from evalspec.report.alone import alone_of
 from evalspec.report.claims import QUERY as CLAIMS
 from evalspec.report.claims import Claim, claims_of
-from evalspec.report.conditions import condition_of
 from evalspec.report.results import PLAIN_FILTERS, Cell, Cost, Estimate, GoldPlace, GoldUse, MainMetric, Results, Run
 from evalspec.spec.blocks import MAIN
+from evalspec.spec.conditions import Conditions
 from evalspec.spec.needs import METRICS, metric_of
-from evalspec.spec.params import short_names
 
 if TYPE_CHECKING:
     import duckdb
@@ -71,15 +70,15 @@ def read_results(connection: duckdb.DuckDBPyConnection, run_id: str) -> Results:
     every = rows(connection, "SELECT * FROM cells WHERE run_id = $run", run=run_id)
     found = [row for row in every if row["task"] is not None]  # the others are models measured alone
     parameters = [_json(row["params"]) or {} for row in found]
-    names = short_names(path for params in parameters for path in params)
     lengths = {row["cell_id"]: row["tokens"] for row in rows(connection, LENGTHS, run=run_id)}
+    conditions = Conditions(parameters)
     cells = [
         Cell(
             row["cell_id"],
             row["model"],
             row["weights_hash"] or "",
             row["task"],
-            condition_of(params, names),
+            conditions.of(params),
             row["trained_length"],
             lengths.get(row["cell_id"]),
         )
@@ -134,12 +133,8 @@ def read_results(connection: duckdb.DuckDBPyConnection, run_id: str) -> Results:
 def _labels(cells: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """What the model of each cell without a task is called: its name, and what the sweep changed about it."""
     parameters = {row["cell_id"]: _json(row["params"]) or {} for row in cells}
-    names = short_names(path for params in parameters.values() for path in params)
-    said = {cell: condition_of(params, names).label for cell, params in parameters.items()}
-    return {
-        row["cell_id"]: row["model"] + (f", {said[row['cell_id']]}" if parameters[row["cell_id"]] else "")
-        for row in cells
-    }
+    conditions = Conditions(parameters.values())
+    return {row["cell_id"]: conditions.model(row["model"], parameters[row["cell_id"]]) for row in cells}
 
 
 def read_run(connection: duckdb.DuckDBPyConnection, run_id: str) -> Run:

@@ -10,9 +10,8 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from evalspec.errors import StoreError, suggest
-from evalspec.report.conditions import Condition, condition_of
 from evalspec.report.data import read_results, rows
-from evalspec.spec.params import short_names
+from evalspec.spec.conditions import Condition, Conditions
 from evalspec.store.scores import ScoreColumns, read_scores
 
 if TYPE_CHECKING:
@@ -197,8 +196,8 @@ def between(
 
 def conditions_of(sides: Sequence[Side]) -> dict[tuple[str, str], Condition]:
     """Each place's condition, with the same short names for all."""
-    names = short_names(path for side in sides for path in side.params)
-    return {side.place: condition_of(side.params, names) for side in sides}
+    conditions = Conditions(side.params for side in sides)
+    return {side.place: conditions.of(side.params) for side in sides}
 
 
 def _by_place(sides: Iterable[Side]) -> dict[tuple[str, str], list[Side]]:

@@ -9,8 +9,8 @@ from datetime import datetime
 from typing import Any
 
 from evalspec.report.alone import Alone
-from evalspec.report.conditions import Condition
 from evalspec.spec.blocks import MAIN
+from evalspec.spec.conditions import Condition
 
 PLAIN_FILTERS = (None, "", "none", "default")
 """Filters that take the whole output; a reader need not be told of them."""

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import altair as alt
 
 from evalspec.metrics.proportions import proportion_interval
-from evalspec.report.conditions import number
 from evalspec.report.marks import (
     MOST_PANELS,
     NUMBERS,
@@ -28,6 +27,7 @@ from evalspec.report.marks import (
     tooltip,
 )
 from evalspec.report.results import Cell, Estimate, GoldPlace, Results
+from evalspec.spec.conditions import number
 
 FEWEST = 5
 """Points of fewer samples are left to the table: their intervals would cover the panel."""

@@ -9,7 +9,6 @@ from typing import Any
 import altair as alt
 import yaml
 
-from evalspec.report.conditions import Condition, number
 from evalspec.report.marks import (
     MOST_PANELS,
     NUMBER_FORMAT,
@@ -26,6 +25,7 @@ from evalspec.report.marks import (
 )
 from evalspec.report.results import Estimate, Results
 from evalspec.spec.blocks import MAIN
+from evalspec.spec.conditions import Condition, number
 
 Found = Mapping[tuple[str, Condition], Estimate]
 

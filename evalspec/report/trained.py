@@ -13,9 +13,9 @@ from statistics import fmean
 
 import altair as alt
 
-from evalspec.report.conditions import Condition, number
 from evalspec.report.marks import Point
 from evalspec.report.results import Cell
+from evalspec.spec.conditions import Condition, number
 
 DOTTED = [1, 3]
 

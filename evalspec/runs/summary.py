@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from evalspec.errors import StoreError, suggest
+from evalspec.spec.conditions import Condition, Conditions
 from evalspec.spec.needs import METRICS as DECLARED
 from evalspec.spec.needs import metric_of
 from evalspec.store import Store
@@ -48,6 +49,9 @@ MEASURED = """
 """
 
 
+Grouped = dict[tuple["str | Condition", ...], dict[str, str]]
+"""Of each line of a table, what each model's column says."""
+
 MOST_COLUMNS = 6
 """Models side by side in a table for a terminal."""
 
@@ -74,47 +78,47 @@ def find_run(connection: duckdb.DuckDBPyConnection, wanted: str | None) -> str:
     raise StoreError(f"there is no run `{wanted}`.{suggest(wanted, known)} `evalspec ls` lists them")
 
 
-def _condition(params: Any) -> str:
-    """A cell's swept values, named by the last part of their paths: retriever=bm25 k=5."""
-    values = json.loads(params) if isinstance(params, str) else (params or {})
-    return " ".join(f"{path.rsplit('.', 1)[-1]}={_plain_text(value)}" for path, value in values.items())
+def _conditions(connection: duckdb.DuckDBPyConnection, run_id: str, *, alone: bool = False) -> Conditions:
+    """What the conditions of a run are called, as in its report; `alone`: those of models that are measured alone."""
+    query = f"SELECT params FROM cells WHERE run_id = ? AND task IS {'' if alone else 'NOT'} NULL"
+    return Conditions(_params(found) for (found,) in connection.execute(query, [run_id]).fetchall())
 
 
-def _plain_text(value: Any) -> str:
-    """A value as it can stand in a line: texts with white space in quotes, newlines as \\n."""
-    text = str(value)
-    return json.dumps(text, ensure_ascii=False) if text != "".join(text.split()) or not text else text
+def _params(stored: str | None) -> dict[str, Any]:
+    return dict(json.loads(stored)) if stored else {}
 
 
 def _metrics_text(store: Store, run_id: str, title: str, only: Collection[str] | None = None) -> str:
     """Metrics by condition, one column a model; `only` names the metrics to show."""
     with store.connect() as connection:
         rows = connection.execute(METRICS, [run_id]).fetchall()
-    grouped: dict[tuple[str, ...], dict[str, str]] = {}
+        conditions = _conditions(connection, run_id)
+    grouped: Grouped = {}
     for model, task, params, stage, chain, metric, value, low, high, _ in rows:
         if only is None or metric in only or metric_of(metric) in only:
             shown = "" if value is None else f"{value:.3f}" + ("" if low is None else f" [{low:.3f}, {high:.3f}]")
-            grouped.setdefault((metric, task, stage, chain, _condition(params)), {})[model] = shown
+            key = (metric, task, stage, chain, conditions.of(_params(params)))
+            grouped.setdefault(key, {})[model] = shown
     return _by_model(store, run_id, ("metric", "task", "stage", "filter", "condition"), grouped, title)
 
 
-def _by_model(
-    store: Store, run_id: str, names: tuple[str, ...], grouped: dict[tuple[str, ...], dict[str, str]], title: str
-) -> str:
-    """Tables of one column a model, a few models each; stage and filter stand there only where something has another
-    than the usual."""
+def _by_model(store: Store, run_id: str, names: tuple[str, ...], grouped: Grouped, title: str) -> str:
+    """Tables of one column a model, a few models each; stage, filter and condition stand there only where something has
+    another than the usual."""
     listed = list(_spec(store, run_id).get("models") or ())
     models = sorted(
         {model for found in grouped.values() for model in found},
         key=lambda model: listed.index(model) if model in listed else 99,
     )
-    usual = {"stage": {"main"}, "filter": {"default"}}
+    usual: dict[str, set[Any]] = {"stage": {"main"}, "filter": {"default"}, "condition": {Condition(())}}
     kept = [at for at, name in enumerate(names) if name not in usual or not {key[at] for key in grouped} <= usual[name]]
-    ordered = sorted(grouped.items(), key=lambda item: [_natural(part) for part in item[0]])
+    ordered = sorted(grouped.items(), key=lambda item: [_order(part) for part in item[0]])
     heads = [names[at] for at in kept]
     tables: list[str] = []
     for some in _even(models):
-        lines = [[*(key[at] for at in kept), *(found.get(model, "") for model in some)] for key, found in ordered]
+        lines = [
+            [*(_text(key[at]) for at in kept), *(found.get(model, "") for model in some)] for key, found in ordered
+        ]
         tables.append(table([*heads, *some], lines, None if tables else title))
     return "\n\n".join(tables)
 
@@ -130,13 +134,23 @@ def _not_found_text(store: Store, run_id: str) -> str:
     """Where extractions found no answer: how many of how many, one column a model; empty when every one did."""
     with store.connect() as connection:
         rows = connection.execute(NOT_FOUND, [run_id, run_id]).fetchall()
-    grouped: dict[tuple[str, ...], dict[str, str]] = {}
+        conditions = _conditions(connection, run_id)
+    grouped: Grouped = {}
     for model, task, params, stage, chain, missing, answers in rows:
-        grouped.setdefault((task, stage, chain, _condition(params)), {})[model] = f"{missing:,} of {answers:,}"
+        key = (task, stage, chain, conditions.of(_params(params)))
+        grouped.setdefault(key, {})[model] = f"{missing:,} of {answers:,}"
     if not grouped:
         return ""
     title = "no answer found (scored as wrong; `SELECT * FROM scores WHERE NOT found` lists them)"
     return _by_model(store, run_id, ("task", "stage", "filter", "condition"), grouped, title)
+
+
+def _order(part: str | Condition) -> list[Any]:
+    return list(part.order) if isinstance(part, Condition) else _natural(part or "")
+
+
+def _text(part: str | Condition) -> str:
+    return part.label if isinstance(part, Condition) else part
 
 
 def _natural(text: str) -> list[tuple[int, str]]:
@@ -174,9 +188,12 @@ def _measurements(store: Store, run_id: str) -> list[dict[str, Any]]:
 def _measured_text(store: Store, run_id: str) -> str:
     """Medians of each model alone, by context and batch, one column a model; empty where nothing was measured."""
     rows = _measurements(store, run_id)
-    names = [" ".join([row["model"], *filter(None, [_condition(row["params"])])]) for row in rows]
+    with store.connect() as connection:
+        conditions = _conditions(connection, run_id, alone=True)
+    names = [conditions.model(row["model"], row["params"]) for row in rows]
     listed = list(_spec(store, run_id).get("models") or ())
-    models = sorted(dict.fromkeys(names), key=lambda n: listed.index(n.split()[0]) if n.split()[0] in listed else 99)
+    model_of = dict(zip(names, (row["model"] for row in rows), strict=True))
+    models = sorted(model_of, key=lambda name: listed.index(model_of[name]) if model_of[name] in listed else 99)
     grouped: dict[tuple[str, int, int], dict[str, str]] = {}
     for name, row in zip(names, rows, strict=True):
         if row["seconds"] is None:

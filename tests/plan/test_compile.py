@@ -90,7 +90,7 @@ def test_the_contracts_keys_are_there_and_the_tokens_are_exact(tmp_path: Path) -
         assert entry["distinct_tokens"] == len({tokens[: n + 1] for tokens in fed for n in range(len(tokens))})
         assert entry["sharing"] == entry["prompt_tokens"] / entry["distinct_tokens"] > 1
     assert json.loads(json.dumps(shown)) == shown
-    assert "retriever=none" in plan_table(plan)
+    assert "no passages" in plan_table(plan)
 
 
 @pytest.mark.parametrize("retriever", [{"retriever": "none"}, {"retriever": "oracle", "distractors": "random"}])

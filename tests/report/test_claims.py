@@ -28,7 +28,7 @@ def verdict(place: int, **changed: Any) -> dict[str, Any]:
 def test_an_interval_without_zero_that_the_correction_undoes_is_not_called_no_difference() -> None:
     [claim] = claims_of([verdict(2), verdict(10, ci_low=0.017)], ["votes"])
     assert "turns = 2 (no difference that these samples show: +3.9 points [−1.0,\u00a06.1])" in claim.said
-    assert "turns = 10 (p = 0.96 after the correction: +3.9 points [1.7,\u00a06.1])" in claim.said
+    assert "turns = 10 (p = 0.9647 after the correction: +3.9 points [1.7,\u00a06.1])" in claim.said
 
 
 def test_more_than_four_verdicts_of_a_claim_are_a_list_and_a_count() -> None:

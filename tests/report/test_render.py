@@ -15,11 +15,11 @@ from evalspec.report import render, render_index
 from evalspec.report.answer import answer_of
 from evalspec.report.charts import figures_of
 from evalspec.report.comparisons import compare_models
-from evalspec.report.conditions import condition_of
 from evalspec.report.data import gold_places, gold_uses, read_results
 from evalspec.report.marks import place_bins
 from evalspec.report.page import queries
 from evalspec.report.samples import samples_of, shared_starts
+from evalspec.spec.conditions import condition_of
 from evalspec.spec.params import short_names
 from evalspec.store import Store
 from evalspec.store.schema import TABLES

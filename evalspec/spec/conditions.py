@@ -1,14 +1,17 @@
-"""A point of the sweep as a reader says it: `bm25, k = 5` for a path-to-value mapping."""
+"""A point of the sweep as a reader says it: `bm25, k = 5` for a path-to-value mapping.
+
+Plans, tables in a terminal, reports and comparisons all name their conditions here.
+"""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from evalspec.spec.params import Value, scalar
+from evalspec.spec.params import Value, scalar, short_names
 
 _COLUMN = re.compile(r"\{\{ *(\w+) *\}\}")  # a template that is one column
 
@@ -46,6 +49,21 @@ def condition_of(params: Mapping[str, Any], names: Mapping[str, str]) -> Conditi
     """The condition of a cell's `params`; values that are no scalar are written as JSON."""
     pairs = [(names[path], scalar(value)) for path, value in params.items()]
     return Condition(tuple(sorted(pairs, key=lambda pair: pair[0] != "retriever")))
+
+
+class Conditions:
+    """The conditions of cells that are shown together, so that their short names tell all their parameters apart."""
+
+    def __init__(self, every: Iterable[Mapping[str, Any]]) -> None:
+        self._names = short_names(path for params in every for path in params)
+
+    def of(self, params: Mapping[str, Any]) -> Condition:
+        """The condition of one of these cells."""
+        return condition_of(params, self._names)
+
+    def model(self, name: str, params: Mapping[str, Any]) -> str:
+        """A model with what was swept of itself: `mamba`, `mamba, dtype = bfloat16`."""
+        return f"{name}, {self.of(params).label}" if params else name
 
 
 def number(value: Value) -> float | None:
