@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,11 @@ class Difference:
     @property
     def shown(self) -> tuple[str | None, str | None]:
         """Both values as a line shows them: long ones cut, so that what differs about them is seen."""
-        a, b = (None if value is None else _written(value) for value in (self.a, self.b))
+        write: Callable[[Any], str] = _written
+        found = [value for value in (self.a, self.b) if value is not None]
+        if all(isinstance(value, str) for value in found):
+            write = str if all(map(_ALONE.fullmatch, found)) else _quoted
+        a, b = (None if value is None else write(value) for value in (self.a, self.b))
         return _shortened(a, b), _shortened(b, a)
 
     @property
@@ -131,16 +135,20 @@ def _filled(written: Any, full: Any, other: Any) -> Any:
     return written
 
 
-def _written(value: Any, plain: re.Pattern[str] = _ALONE) -> str:
+def _written(value: Any) -> str:
     """A value in a line, nearly as a spec would write it: a metric that is nothing but its name is that name, and a
     text stands in quotes only where it would else look like something that it is not."""
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {_written(item, _WITHIN)}" for key, item in value.items()) + "}"
+        return "{" + ", ".join(f"{key}: {_written(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list):
         names = [item["metric"] if isinstance(item, Mapping) and [*item] == ["metric"] else item for item in value]
-        return "[" + ", ".join(_written(name, _WITHIN) for name in names) + "]"
-    if isinstance(value, str) and plain.fullmatch(value) and not any(kind.fullmatch(value) for kind in CORE.values()):
+        return "[" + ", ".join(map(_written, names)) + "]"
+    if isinstance(value, str) and _WITHIN.fullmatch(value) and not any(kind.fullmatch(value) for kind in CORE.values()):
         return value
+    return _quoted(value)
+
+
+def _quoted(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 

@@ -68,7 +68,7 @@ class ModelBlock(Block):
     """`zoo/NAME` (shipped with evalspec), a directory, or a Hugging Face hub id; the model's name at a server."""
     seed_of: str | None = Field(default=None, pattern=NAME)
     """The architecture that this model is one training seed of, a name of your choice: `mamba`. Models that say the
-    same are compared as that architecture by hypotheses that name an `architecture`."""
+    same are compared as that architecture by hypotheses that name an `architecture`, and by `evalspec compare`."""
     backend: Literal["auto", "native", "transformers", "vllm", "server"] = "auto"
     """What runs it. `auto`: native for Mamba, Mamba-2 and the original `state-spaces/*` checkpoints (which ship no
     tokenizer: name one), transformers for everything else. `vllm`: vLLM's engine, started for the run

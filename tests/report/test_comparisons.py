@@ -15,6 +15,7 @@ from scipy.stats import binomtest
 from evalspec.cli import main
 from evalspec.errors import EvalspecError, StoreError
 from evalspec.metrics.significance import holm
+from evalspec.report.units import p_text
 from evalspec.runs.compare import compare, comparison_json
 from evalspec.store import Store, query
 
@@ -153,6 +154,62 @@ def test_several_seeds_make_a_claim_about_architectures(store: Store, make: Make
         compare(store, "r1", architectures={"mamba": "mamba-*"})
 
 
+SEEDS = SPEC.replace(
+    "{alpha: {weights: a}, beta: {weights: b}, gamma: {weights: c}}",
+    "{_m: {weights: m, seed_of: mamba}, m1: {extends: _m}, m2: {extends: _m}, m3: {extends: _m, seed_of: null}, "
+    "l1: {weights: l, seed_of: llama}, l2: {weights: l, seed_of: llama}}",
+)
+
+
+def test_without_being_asked_architectures_are_those_that_seed_of_names(
+    store: Store, make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make("r1", {"m1": 0.8, "m2": 0.9, "m3": 0.1, "l1": 0.4, "l2": 0.5}, ks=(1,), spec=SEEDS)
+    said = (
+        "Architectures, as `seed_of` names them: mamba (2 seeds), llama (2 seeds). Without m3: no `seed_of`. "
+        "Models are compared with --model A=B."
+    )
+    asked = compare(store, "r1", architectures={"mamba": "m1,m2", "llama": "l*"})
+    found = compare(store, "r1", page=tmp_path)
+    assert found.comparisons == asked.comparisons and said in found.text and said not in asked.text
+    assert found.page is not None and "m3: no `seed_of`" in found.page.read_text(encoding="utf-8")
+    assert comparison_json(found)["seed_of"] == {"mamba": ("m1", "m2"), "llama": ("l1", "l2")}
+    pairs = compare(store, "r1", models=[("m1", "m2")])
+    assert [(c.model_a, c.model_b) for c in pairs.comparisons] == [("m1", "m2")] and pairs.seeds is None
+    assert compare(store, "r1", "r1").seeds is None  # of two runs the same models meet
+    with pytest.raises(StoreError, match="no metric"):
+        compare(store, "r1", metrics=["nll"])
+    assert main(["compare", "r1", "--store", str(store.path)]) == 0
+    assert said in capsys.readouterr().out
+
+
+def test_one_checkpoint_of_each_architecture_is_compared_as_a_checkpoint(store: Store, make: Make) -> None:
+    make("r1", {"m1": 0.8, "l1": 0.4}, ks=(1,), spec=SEEDS)
+    found = compare(store, "r1")
+    assert found.seeds is None and [c.pair.method for c in found.comparisons] == ["McNemar"]
+
+
+def test_cells_of_two_runs_without_a_common_score_are_counted(store: Store, make: Make) -> None:
+    make("r1", ks=(1, 5))
+    make("r2", ks=(1,), metric="bleu")
+    with pytest.raises(StoreError, match=r"no score of theirs is in both runs: 3 cells \(quiz 3\)"):
+        compare(store, "r1", "r2")
+    make("r3", ks=(1,))
+    found = compare(store, "r1", "r3", models=[("alpha", "beta")])
+    assert found.differences is not None and found.differences.left_out.sentences == [
+        "Left out, since only one run has them: 1 cell (quiz 1) of A."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("p", "words"),
+    [(None, ""), (0.0, "< 0.0001"), (0.00009999, "< 0.0001"), (0.0001, "0.0001"), (0.03125, "0.0312"), (1.0, "1.0000")],
+)
+def test_a_small_p_is_never_zero(p: float | None, words: str) -> None:
+    assert p_text(p) == words
+    assert p_text(p, "p") == ("" if p is None else f"p {words}" if "<" in words else f"p = {words}")
+
+
 def test_a_task_without_means_is_left_out_of_architectures_and_said(store: Store, make: Make) -> None:
     models = {f"{name}-s{seed}": 0.5 for name in ("mamba", "llama") for seed in range(3)}
     seeds = {"mamba": "mamba-*", "llama": "llama-*"}
@@ -215,3 +272,20 @@ def test_the_page_of_a_comparison_draws_its_forest_plot(
     assert seen.complaints == [] and seen.requests == []
     assert seen.page.locator("#fig-differences-0 svg.marks").count() == 1
     assert seen.page.locator("tbody tr").count() == 6
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [1280, 1024, 680])
+def test_nothing_of_the_table_is_cut_on_a_screen_or_on_paper(
+    store: Store, make: Make, tmp_path: Path, visit: Callable[..., Any], width: int
+) -> None:
+    models = {"a-transformer-of-370m": 1.0, "mamba-2-370m-of-the-pile": 0.01}
+    make("r1", models, cluster="document", ks=("a condition of many words", 5))
+    seen = visit(compare(store, "r1", page=tmp_path).page, width=width)
+    if width == 680:  # A4 with margins of 15 mm
+        seen.page.emulate_media(media="print")
+    assert seen.page.evaluate(
+        "[document.documentElement, ...document.querySelectorAll('.scroll')].every(e => e.scrollWidth <= e.clientWidth)"
+    )
+    heads = seen.page.locator(".compared thead th").all_inner_texts()
+    assert heads.index("verdict") == heads.index("A − B, 95% interval") + 1
