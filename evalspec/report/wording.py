@@ -43,7 +43,8 @@ def reading(comparisons: Sequence[Comparison]) -> list[str]:
             reasons = ", ".join(f"{reason} {count}" for reason, count in why.most_common())
             parts.append(f"undecided in {why.total()} ({reasons})")
         name = f"{family.task}, {family.label.replace('_', ' ')}"
-        sentences.append(f"{name}: of {len(members)} paired comparisons {', '.join(parts)}.")
+        counted = f"{len(members)} paired comparison{'s' * (len(members) != 1)}"
+        sentences.append(f"{name}: of {counted} {', '.join(parts)}.")
     lonely = [c for c in comparisons if c.pair.only_a or c.pair.only_b]
     if lonely:
         most = max(lonely, key=lambda c: c.pair.only_a + c.pair.only_b)
@@ -69,8 +70,12 @@ def comparison_text(comparisons: Sequence[Comparison], said: Sequence[str] = ())
     sentences: a terminal shows the end."""
     parts = []
     for family, members in families(comparisons).items():
-        title = f"{family.task}: {family.label}, {len(members)} comparisons"
-        parts.append(table(COLUMNS, [_line(c) for c in members], title))
+        title = f"{family.task}: {family.label}, {len(members)} comparison{'s' * (len(members) != 1)}"
+        columns, lines = list(COLUMNS), [_line(c) for c in members]
+        if all(c.model_a == c.model_b for c in members):  # of one model in two runs the name stands once
+            columns[1:3] = ["model"]
+            lines = [[*line[:2], *line[3:]] for line in lines]
+        parts.append(table(columns, lines, title))
         seeds = [c for c in members if c.hierarchical]
         if seeds:
             parts.append("\n".join(_seeds(c) for c in seeds))
