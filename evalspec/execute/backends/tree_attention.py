@@ -110,8 +110,8 @@ def part_of(
     device, aten = query.device.type, torch.ops.aten
     groups = query.shape[1] // keys.shape[1]
     # CUDA's kernel that gives the log-sum-exp fails at some masks (and what it gives on ROCm differs by version).
-    narrow = query.dtype in (torch.float16, torch.bfloat16, torch.float32) and query.shape[-1] == values.shape[-1]
-    fused = narrow and (device == "cpu" or (device == "cuda" and torch.version.hip is None and mask is None))
+    on_cuda = device == "cuda" and torch.version.hip is None and mask is None and query.dtype != torch.float64
+    fused = query.shape[-1] == values.shape[-1] and (device == "cpu" or on_cuda)
     if scoring.softcap is not None or not fused or not keys.shape[2]:
         return _plain(query, keys, values, scoring, mask, causal)
     if groups > 1:
