@@ -111,6 +111,6 @@ METRIC_FUNCTIONS.register("expected_calibration_error")(
         _expected_calibration_error.__doc__ or "",
         "real",
         "corpus",
-        Corpus(_in_bins, _calibration_error),
+        Corpus(_in_bins, _calibration_error, (0.0, 1.0)),
     )
 )

@@ -52,7 +52,7 @@ def f1() -> tuple[Parts, Corpus]:
         hits, taken, right = totals.T
         return _divided(2 * hits, taken + right)
 
-    return parts_of, Corpus(lambda parts: parts, value)
+    return parts_of, Corpus(lambda parts: parts, value, (0.0, 1.0))
 
 
 @of_confusion
@@ -82,7 +82,7 @@ def mcc() -> tuple[Parts, Corpus]:
         spread = (n**2 - (taken**2).sum(1)) * (n**2 - (right**2).sum(1))
         return _divided(c * n - (taken * right).sum(1), np.sqrt(spread))
 
-    return parts_of, Corpus(terms, value)
+    return parts_of, Corpus(terms, value, (-1.0, 1.0))
 
 
 def _divided(above: Floats, below: Floats) -> Floats:

@@ -136,14 +136,16 @@ def jackknife_stderr(metric: Metric, units: Floats) -> float | None:
 def _of_corpus(metric: Metric, units: Floats, n: int) -> Aggregate:
     m, estimate = len(units), float(value_of(metric, units.sum(0)[None])[0])
     stderr = jackknife_stderr(metric, units)
-    if stderr is None or not math.isfinite(estimate):
+    if stderr is None or not math.isfinite(estimate) or metric.corpus is None:
         return Aggregate(estimate, None, None, None, n)
     if m > BOOTSTRAP_UNITS:
         half = student_quantile(m - 1) * stderr
-        return Aggregate(estimate, stderr, estimate - half, estimate + half, n)
-    resampled = centred(value_of(metric, resample_counts(m) @ units), estimate)
-    low, high = expanded_percentiles(resampled, estimate, m)
-    return Aggregate(estimate, stderr, low, high, n)
+        low, high = estimate - half, estimate + half
+    else:
+        resampled = centred(value_of(metric, resample_counts(m) @ units), estimate)
+        low, high = expanded_percentiles(resampled, estimate, m)
+    least, most = metric.corpus.within
+    return Aggregate(estimate, stderr, max(low, least), min(high, most), n)
 
 
 def _share_interval(a: Floats, b: Floats, share: float, n: int) -> tuple[float, float] | None:

@@ -9,6 +9,7 @@ is no target.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -65,8 +66,8 @@ def of_corpus(function: Callable[[], Any]) -> Callable[[], Any]:
         return np.array([made()._compute_score_from_stats(row).score for row in rows], np.float64)
 
     measure.__module__ = __name__
-    corpus = Corpus(lambda parts: parts, value)
     name = function.__name__
+    corpus = Corpus(lambda parts: parts, value, (0.0, math.inf if name == "ter" else 100.0))
     METRIC_FUNCTIONS.register(name)(Metric(METRICS[name], measure, function.__doc__ or "", "real", "corpus", corpus))
     return made
 

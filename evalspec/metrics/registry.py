@@ -35,6 +35,8 @@ class Corpus:
 
     terms: Callable[[Floats], Floats]
     value: Callable[[Floats], Floats]
+    within: tuple[float, float]
+    """The least and the greatest value there is, where an interval ends too."""
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,15 @@ def test_the_calibration_error_is_that_of_its_bins() -> None:
     assert found.n == 300 and 0 < (found.stderr or 0) < 0.1
 
 
+def test_its_interval_ends_where_there_are_no_errors() -> None:
+    metric, rng = METRIC_FUNCTIONS.get("expected_calibration_error"), np.random.default_rng(3)
+    logits = np.log([[0.5, 0.3, 0.2]] * 120)
+    gold = rng.choice(3, 120, p=[0.5, 0.3, 0.2])  # as confident as right
+    scores = [metric.score(outcome(list(row), int(g))) for row, g in zip(logits, gold, strict=True)]
+    found = aggregate(metric, scores, [str(at) for at in range(120)])
+    assert found.ci_low == 0 and found.value is not None and 0 <= found.value < 0.05
+
+
 def test_the_edges() -> None:
     assert value("log_loss", outcome([-math.inf, -1.0], 0)) == math.inf
     assert value("choice_probability", outcome([-2.0, -2.0, -2.0, -2.0], 1, 3)) == pytest.approx(0.5)
