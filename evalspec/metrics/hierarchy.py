@@ -86,10 +86,14 @@ class Hierarchical:
 
 
 def compare_architectures(
-    a: Sequence[Level], b: Sequence[Level], clusters: Mapping[Any, Hashable] | None = None
+    a: Sequence[Level],
+    b: Sequence[Level],
+    clusters: Mapping[Any, Hashable] | None = None,
+    *,
+    greatest: float = math.inf,
 ) -> Hierarchical:
     """Compare two architectures. Several scores at one place (repeats) are averaged first; `clusters` names, for a
-    sample, the group it is drawn with.
+    sample, the group it is drawn with; `greatest` is the greatest difference there can be, where intervals end.
 
     Raises ValueError when no sample has scores of all models under all draws.
     """
@@ -119,6 +123,7 @@ def compare_architectures(
         return result
     stderr = math.sqrt(variance)
     low, high = _interval(y, z, estimate, stderr, freedom)
+    low, high = max(low, -greatest), min(high, greatest)
     p_value = _p_value(estimate, stderr, freedom)
     return replace(result, stderr=stderr, ci_low=low, ci_high=high, p_value=p_value, freedom=freedom)
 

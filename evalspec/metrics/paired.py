@@ -132,6 +132,7 @@ def compare(metric: Metric, a: Scores, b: Scores) -> Paired:
         else:
             method, p_value = "Student", _student(difference, stderr, m)
         low, high = _interval(metric, sums_a, sums_b, difference, stderr)
+        low, high = max(low, -metric.greatest_difference), min(high, metric.greatest_difference)
         spread = (student_quantile(m - 1) + student_quantile(m - 1, 0.2)) * stderr
         detectable = spread if stderr > 0 else None  # units that all differ alike say nothing of what n could show
     result = replace(result, stderr=stderr, ci_low=low, ci_high=high)

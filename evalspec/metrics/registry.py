@@ -5,6 +5,7 @@ A plugin enters its own under the entry-point group `evalspec.metrics`; it is a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -57,6 +58,13 @@ class Metric:
     def name(self) -> str:
         """The name that specs use, without a cut."""
         return self.declaration.name
+
+    @property
+    def greatest_difference(self) -> float:
+        """Of two aggregates; infinite where nothing bounds it."""
+        if self.corpus is not None:
+            return self.corpus.within[1] - self.corpus.within[0]
+        return 1.0 if self.values != "real" and self.aggregation == "mean" else math.inf
 
     def score(self, outcome: Outcome, k: int | None = None, block: MetricBlock | None = None) -> Score | None:
         """The score of one outcome, cut at rank `k` (None: where the retrieval was cut), with the options of `block`.

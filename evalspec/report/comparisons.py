@@ -23,6 +23,7 @@ from evalspec.metrics.verdicts import Verdict, judge
 from evalspec.report.pairing import Key, Side, Wanted, between, conditions_of, read_sides, within
 from evalspec.report.results import PLAIN_FILTERS
 from evalspec.spec.conditions import Condition
+from evalspec.spec.needs import metric_of
 from evalspec.store.scores import ScoreColumns
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Family:
     @property
     def measured(self) -> Metric:
         """The metric itself."""
-        return METRIC_FUNCTIONS.get(self.metric.partition("@")[0])
+        return METRIC_FUNCTIONS.get(metric_of(self.metric))
 
     @property
     def label(self) -> str:
@@ -150,7 +151,8 @@ def compare_seeds(
             levels_b, clusters_b = _levels(found[b], key)
             clusters = None if clusters_a is None or clusters_b is None else {**clusters_a, **clusters_b}
             try:
-                result = compare_architectures(levels_a, levels_b, clusters)
+                greatest = family.measured.greatest_difference
+                result = compare_architectures(levels_a, levels_b, clusters, greatest=greatest)
             except ValueError as error:
                 where = ", ".join(filter(None, (family.task, family.label, conditions[place].label)))
                 left_out.append(f"{where}: {a} and {b} cannot be compared: {error}")

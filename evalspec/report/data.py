@@ -236,14 +236,14 @@ def _main_metrics(
         best = min(
             of_task,
             key=lambda e: (
-                order.get(e.metric, len(order)),
+                order.get(e.metric, order.get(metric_of(e.metric), len(order))),  # stored with its options, or its cut
                 e.metric,
                 chains.get(e.filter, -1 if e.filter in PLAIN_FILTERS else len(chains)),
                 e.filter or "",
             ),
         )
         values = [e.value for e in of_task if e.metric == best.metric]
-        declaration = METRICS.get(best.metric.partition("@")[0])
+        declaration = METRICS.get(metric_of(best.metric))
         bounded = all(0 <= value <= 1 for value in values)
         share = bounded and (declaration is None or declaration.evidence != "likelihood")
         higher = declaration.higher_is_better if declaration else True

@@ -113,7 +113,7 @@ def _judge(
     if block.better.architecture is None:
         pair = compare(METRIC_FUNCTIONS.get(metric_of(metric)), *(_scores(side) for side in found))
     else:
-        seeds = _over_seeds(*found)
+        seeds = _over_seeds(found[0], found[1], METRIC_FUNCTIONS.get(metric_of(metric)).greatest_difference)
         pair = seeds.pair if seeds else NOTHING
     return _Judged(name, block, comparison, metric, (filters[0], filters[1]), pair, _chance(plan, pairs), seeds)
 
@@ -154,7 +154,7 @@ def _scores(side: _Side) -> Scores:
     return Scores(scores, samples, clusters)
 
 
-def _over_seeds(better: _Side, than: _Side) -> Hierarchical | None:
+def _over_seeds(better: _Side, than: _Side, greatest: float) -> Hierarchical | None:
     """Two architectures over their seeds; None where no sample has scores of all seeds under all draws."""
     clusters: dict[Hashable, Hashable] = {}
     levels: tuple[list[Level], list[Level]] = ([], [])
@@ -165,7 +165,7 @@ def _over_seeds(better: _Side, than: _Side) -> Hierarchical | None:
             found += map(Level, seeds, columns.draws, samples, columns.values)
             clusters |= zip(samples, columns.clusters or columns.samples, strict=True)
     try:
-        return compare_architectures(levels[0], levels[1], clusters)
+        return compare_architectures(levels[0], levels[1], clusters, greatest=greatest)
     except ValueError:
         return None
 

@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from evalspec.metrics import METRIC_FUNCTIONS
 from evalspec.metrics.hierarchy import Hierarchical, Level, compare_architectures
+
+exact_match, mcc, perplexity = (METRIC_FUNCTIONS.get(name) for name in ("exact_match", "mcc", "perplexity"))
 
 
 def levels(y: np.ndarray) -> list[Level]:
@@ -40,6 +43,16 @@ def test_one_seed_of_each_is_the_paired_test_on_samples() -> None:
     theirs = scipy.stats.ttest_rel(a, b)
     assert found.p_value == pytest.approx(theirs.pvalue) and found.stderr == pytest.approx(scipy.stats.sem(a - b))
     assert (found.ci_low, found.ci_high) == pytest.approx(tuple(theirs.confidence_interval()), abs=0.01)
+
+
+def test_no_interval_goes_further_than_the_greatest_difference() -> None:
+    a, b = np.array([1.0, 1.0, 0.2]), np.array([0.0, 0.1, 0.0])
+    free = compare_architectures(levels(a[:, None, None]), levels(b[:, None, None]))
+    found = compare_architectures(levels(a[:, None, None]), levels(b[:, None, None]), greatest=1.0)
+    assert free.ci_high is not None and free.ci_high > 1 == found.ci_high and found.ci_low == free.ci_low
+    assert (
+        exact_match.greatest_difference == 1 and mcc.greatest_difference == 2 and perplexity.greatest_difference > 1e9
+    )
 
 
 def test_components_find_where_the_variance_was_put() -> None:

@@ -89,6 +89,12 @@ def test_all_models_of_a_run_meet_at_each_condition_with_mcnemars_test(store: St
     assert found[0].winner == "alpha" and found[2].winner is None and found[2].verdict.reason == "overlap"
 
 
+def test_a_metric_with_options_is_compared_under_its_name(store: Store, make: Make) -> None:
+    make("r1", metric="exact_match(ignore_case,regexes_to_ignore=5a1f0c)")
+    [first, *_] = compare(store, "r1").comparisons
+    assert first.family.measured.name == "exact_match" and first.pair.method == "McNemar"
+
+
 def test_verdicts_are_rows_and_asking_again_replaces_them(store: Store, make: Make) -> None:
     make("r1")
     compare(store, "r1")

@@ -61,3 +61,17 @@ def test_answers_to_the_same_sample_are_not_counted_as_samples(
     assert figure.caption.startswith("Mean over 12 samples of 3 answers a point;")
     answer = answer_of(results, "open_book")
     assert answer and answer.n == "12 samples of 1 to 3 answers"
+
+
+def test_a_tasks_first_metric_is_its_main_one_also_with_options(
+    filled: Callable[..., duckdb.DuckDBPyConnection],
+) -> None:
+    connection = filled(count=12)
+    renamed = "exact_match(ignore_case)"
+    connection.execute("UPDATE metrics SET metric = ? WHERE metric = 'exact_match'", [renamed])
+    connection.execute(
+        "UPDATE runs SET spec = replace(spec, 'metrics: [exact_match,', "
+        "'metrics: [{metric: exact_match, ignore_case: true},')"
+    )
+    main = read_results(connection, "r-20261122-0930").main["open_book"]
+    assert (main.name, main.share, main.higher_is_better) == (renamed, True, True)
