@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from evalspec.errors import StoreError, suggest
 from evalspec.report.data import read_results, rows
 from evalspec.spec.conditions import Condition, Conditions
+from evalspec.spec.needs import metric_of
 from evalspec.store.scores import ScoreColumns, read_scores
 
 if TYPE_CHECKING:
@@ -95,10 +96,14 @@ def read_sides(connection: duckdb.DuckDBPyConnection, run_id: str, wanted: Wante
     """
     results = read_results(connection, run_id)
     _check("task", wanted.tasks, results.tasks, run_id)
+    metrics: list[str] = []
     if wanted.metrics:
-        query = "SELECT DISTINCT metric FROM scores WHERE run_id = $run"
-        _check("metric", wanted.metrics, [row["metric"] for row in rows(connection, query, run=run_id)], run_id)
-    found = read_scores(connection, run_id, wanted.metrics or [main.name for main in results.main.values()])
+        query = "SELECT DISTINCT metric FROM scores WHERE run_id = $run ORDER BY metric"
+        known = [row["metric"] for row in rows(connection, query, run=run_id)]
+        _check("metric", wanted.metrics, [*known, *map(metric_of, known)], run_id)
+        # As stored, or all that are called so but for their options and cuts.
+        metrics = [label for label in known for name in wanted.metrics if name in (label, metric_of(label))]
+    found = read_scores(connection, run_id, metrics or [main.name for main in results.main.values()])
     if wanted.filter is not None:
         _check("filter", [wanted.filter], {key.filter or "" for key in found}, run_id)
     chance = {row["cell_id"]: row["chance"] for row in rows(connection, CHANCE, run=run_id)}

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from evalspec.metrics.registry import metric_name
 from evalspec.plan.compile import Plan
-from evalspec.runs.scoring import FILTER
 from evalspec.spec.blocks import MAIN
 from evalspec.spec.loading import points
+from evalspec.spec.meant import Meant, meant
 from evalspec.spec.published import PublishedBlock, cells_of
 from evalspec.store import Store
 
@@ -26,13 +27,10 @@ def published_rows(store: Store, run_id: str, plan: Plan) -> list[Row]:
     rows: list[Row] = []
     for name, block in blocks.items():
         for model, point in cells_of(block, at).items():
-            task = tasks[point.cell_id]
-            filter_ = block.filter or (next(iter(task.chains)) if task.kind == "generate" else FILTER)
-            wanted = {
-                "cell_id": point.cell_id, "stage": MAIN, "filter": filter_, "metric": block.metric,
-            }  # fmt: skip
+            figure = meant(tasks[point.cell_id], block.metric, block.filter, naming=metric_name)
+            wanted = {"cell_id": point.cell_id, "stage": MAIN, "filter": figure.filter, "metric": figure.metric}
             found = [row for row in measured if all(row.get(key) == value for key, value in wanted.items())]
-            rows.append(_row(name, block, model, filter_, found))
+            rows.append(_row(name, block, model, figure, found))
     return rows
 
 
@@ -53,7 +51,7 @@ def judged(
     return "refuted", None
 
 
-def _row(name: str, block: PublishedBlock, model: str, filter_: str, found: Sequence[Mapping[str, Any]]) -> Row:
+def _row(name: str, block: PublishedBlock, model: str, measured: Meant, found: Sequence[Mapping[str, Any]]) -> Row:
     figure, row = block.values[model], found[0] if found else {}
     value, low, high, n = (row.get(key) for key in ("value", "ci_low", "ci_high", "n"))
     word, reason = judged(value, low, high, n or 0, block, figure)
@@ -63,9 +61,9 @@ def _row(name: str, block: PublishedBlock, model: str, filter_: str, found: Sequ
         "task": block.task,
         "params": block.where,
         "model_a": model,
-        "metric": block.metric,
+        "metric": measured.metric,
         "stage": MAIN,
-        "filter": filter_,
+        "filter": measured.filter,
         "statistic": None if value is None else value - figure,
         "ci_low": None if low is None else low - figure,
         "ci_high": None if high is None else high - figure,

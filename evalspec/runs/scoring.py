@@ -20,11 +20,10 @@ from evalspec.metrics.registry import METRIC_FUNCTIONS, Metric, metric_name
 from evalspec.plan.compile import Sample
 from evalspec.spec.blocks import MAIN
 from evalspec.spec.extraction import votes_of
+from evalspec.spec.meant import UNFILTERED
 from evalspec.spec.metric import MetricBlock
 from evalspec.spec.prompt import StepsBlock
 
-FILTER = "default"
-"""Under which metrics stand that do not look at a generated answer."""
 Row = dict[str, object]
 
 
@@ -162,7 +161,7 @@ def score_rows(sample: Sample, answer: Answer) -> Iterator[Row]:
     for block in task.metrics:
         metric = METRIC_FUNCTIONS.get(block.metric)
         if metric.declaration.evidence != "output":
-            yield from _score_row(sample, sample.repeat, FILTER, block, metric, outcome, None)
+            yield from _score_row(sample, sample.repeat, UNFILTERED, block, metric, outcome, None)
     if answer.output is not None:
         for name, chain in task.chains.items():
             if votes_of(chain) is None:

@@ -21,10 +21,9 @@ from evalspec.metrics.registry import METRIC_FUNCTIONS, metric_name
 from evalspec.metrics.significance import holm
 from evalspec.metrics.verdicts import judge
 from evalspec.plan.compile import Plan
-from evalspec.runs.scoring import FILTER
-from evalspec.spec.blocks import MAIN
 from evalspec.spec.hypotheses import Comparison, HypothesisBlock, Point, comparisons
 from evalspec.spec.loading import points
+from evalspec.spec.meant import meant
 from evalspec.spec.needs import metric_of
 from evalspec.store import Store
 from evalspec.store.scores import ScoreColumns, Scored, read_scores
@@ -80,8 +79,7 @@ def check_hypotheses(plan: Plan) -> None:
             continue
         for comparison in comparisons(block, points(plan.cells)):
             task = tasks[comparison.pairs[0][0].cell_id]
-            task = task if block.better.stage == MAIN else task.at(block.better.stage)
-            metric = metric_of(block.metric or task.metrics[0].metric)
+            metric = metric_of(meant(task, block.metric, stage=block.better.stage, naming=metric_name).metric)
             if METRIC_FUNCTIONS.get(metric).aggregation != "mean":
                 said = "is no mean of samples, and architectures are compared by means; name another `metric`"
                 raise EvalspecError(f"hypotheses.{name}: `{metric}` {said}")
@@ -95,14 +93,13 @@ def _judge(
     if not pairs:
         return None
     tasks = {cell.cell_id: cell.task for cell in plan.cells}
-    metric: str | None = block.metric
+    metric = block.metric
     filters: list[str] = []
     found: list[_Side] = []
     for at, side in enumerate((block.better, block.than)):
-        task = tasks[pairs[0][at].cell_id]
-        task = task if side.stage == MAIN else task.at(side.stage)
-        metric = metric or metric_name(task.metrics[0], task.retrieval.cut if task.retrieval else None)
-        filters.append(side.filter or (next(iter(task.chains)) if task.kind == "generate" else FILTER))
+        taking = meant(tasks[pairs[0][at].cell_id], metric, side.filter, side.stage, naming=metric_name)
+        metric = taking.metric
+        filters.append(taking.filter)
         taken: list[tuple[Hashable, Point]] = [(place, pair[at]) for place, pair in enumerate(pairs)]
         if block.better.architecture is not None:  # each seed once, at the place of its condition
             taken = list({point.cell_id: (_condition(comparison, point), point) for _, point in taken}.values())

@@ -37,7 +37,8 @@ class SideBlock(Block):
     stage: str = "main"
     """The stage of the task whose answers these are; `main` is the task itself."""
     filter: str | None = None
-    """The chain of `filters` whose scores these are; by default the task's first."""
+    """The chain of `filters` whose scores these are; by default the first under which the metric is
+    taken."""
 
 
 class HypothesisBlock(Block):
@@ -50,7 +51,8 @@ class HypothesisBlock(Block):
     than: SideBlock
     """The side that it is held against."""
     metric: str | None = None
-    """What is compared, `recall@5` for example; by default the first metric of the task."""
+    """What is compared, `recall@5` for example; by default the first metric of the task. Options and a cut may be left
+    out where only one metric of the task is called so."""
     each: list[str] = Field(default_factory=list)
     """`model`, `task` or swept parameters: a verdict for each of their values. The rest is taken together."""
     length: Literal["any", "within", "beyond"] = "any"

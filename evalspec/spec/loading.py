@@ -12,14 +12,15 @@ from typing import Any
 from pydantic import ValidationError
 
 from evalspec.errors import Problem, SpecError
-from evalspec.spec.blocks import Spec
+from evalspec.spec.blocks import Spec, TaskBlock
 from evalspec.spec.cells import Cell, CellBuilder, MeasuredModel
 from evalspec.spec.compose import Composed, compose, project_root, shown
 from evalspec.spec.grammar import dotted
-from evalspec.spec.hypotheses import ARCHITECTURE, Point, comparisons
+from evalspec.spec.hypotheses import ARCHITECTURE, HypothesisBlock, Point, comparisons
+from evalspec.spec.meant import meant
 from evalspec.spec.params import scalar, short_names
 from evalspec.spec.problems import explain, in_order, nothing_asked
-from evalspec.spec.published import cells_of
+from evalspec.spec.published import PublishedBlock, cells_of
 from evalspec.spec.source import Source, parse, read
 from evalspec.spec.sweep import axes
 from evalspec.spec.tree import from_python, kind
@@ -126,8 +127,9 @@ def _unjudged(spec: Spec, cells: Sequence[Cell], composed: Composed) -> Iterator
     """Hypotheses that no cells can judge, and published figures of none."""
     at = points(cells)
     judging: dict[tuple[str, str], Callable[[], object]] = {}
-    judging |= {("hypotheses", name): partial(comparisons, block, at) for name, block in spec.hypotheses.items()}
-    judging |= {("published", name): partial(cells_of, block, at) for name, block in spec.published.items()}
+    tasks = {cell.cell_id: cell.task for cell in cells}
+    judging |= {("hypotheses", name): partial(_judge, block, at, tasks) for name, block in spec.hypotheses.items()}
+    judging |= {("published", name): partial(_place, block, at, tasks) for name, block in spec.published.items()}
     for path, judge in judging.items():
         try:
             judge()
@@ -135,6 +137,18 @@ def _unjudged(spec: Spec, cells: Sequence[Cell], composed: Composed) -> Iterator
             node = composed.tree.at(*path)
             assert node is not None
             yield node.mark.problem(f"{dotted(path)}: {error}")
+
+
+def _judge(block: HypothesisBlock, at: Sequence[Point], tasks: Mapping[str, TaskBlock]) -> None:
+    for comparison in comparisons(block, at):
+        metric = block.metric
+        for side, point in zip((block.better, block.than), comparison.pairs[0], strict=True):
+            metric = meant(tasks[point.cell_id], metric, side.filter, side.stage).metric
+
+
+def _place(block: PublishedBlock, at: Sequence[Point], tasks: Mapping[str, TaskBlock]) -> None:
+    for point in cells_of(block, at).values():
+        meant(tasks[point.cell_id], block.metric, block.filter)
 
 
 def points(cells: Sequence[Cell]) -> list[Point]:

@@ -93,6 +93,7 @@ def test_a_metric_with_options_is_compared_under_its_name(store: Store, make: Ma
     make("r1", metric="exact_match(ignore_case,regexes_to_ignore=5a1f0c)")
     [first, *_] = compare(store, "r1").comparisons
     assert first.family.measured.name == "exact_match" and first.pair.method == "McNemar"
+    assert compare(store, "r1", metrics=["exact_match"]).comparisons[0].pair == first.pair
 
 
 def test_verdicts_are_rows_and_asking_again_replaces_them(store: Store, make: Make) -> None:

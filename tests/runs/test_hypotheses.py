@@ -207,3 +207,28 @@ def test_an_architecture_needs_models_that_are_its_seeds() -> None:
     one = {"claim": "c", "better": {"architecture": "a"}, "than": {"architecture": "b"}}
     with pytest.raises(SpecError, match=r"no model says of which architecture it is a seed \(`seed_of: a`\)"):
         load({**SPEC, "hypotheses": {"one": one}}, root=ROOT)
+
+
+def test_a_claim_may_be_about_what_was_found_and_about_a_metric_with_options(tmp_path: Path) -> None:
+    sides = {"better": {"where": {"retriever": "oracle"}}, "than": {"where": {"retriever": "bm25"}}}
+    task = {
+        "data": {"generate": "world.questions", "count": 30, "seed": 7},
+        "prompt": {"template": "prompts/rag.jinja", "target": "{{ answer }}"},
+        "retrieval": {"corpus": {"generate": "world.passages", "seed": 7}, "k": 3, "gold": "{{ gold_ids }}"},
+        "decode": {"max_tokens": 4},
+        "filters": {"line": ["first_line"]},
+        "metrics": [{"metric": "exact_match", "ignore_case": True}, "recall"],
+    }
+    spec = {
+        "name": "claims",
+        "models": {"mamba2": {"weights": "zoo/mamba2"}},
+        "tasks": {"ask": task},
+        "sweep": {"tasks.ask.retrieval.retriever": ["bm25", "oracle"]},
+        "hypotheses": {name: {"claim": name, "metric": name, **sides} for name in ("recall", "exact_match")},
+    }
+    store = Store(tmp_path / "store.duckdb")
+    finished = run(compile_plan(load(spec, root=ROOT)), store, tmp_path)
+    rows = {row["hypothesis"]: row for row in store.rows("verdicts", finished.run_id)}
+    assert (rows["recall"]["metric"], rows["recall"]["filter"]) == ("recall@3", "default")
+    assert (rows["exact_match"]["metric"], rows["exact_match"]["filter"]) == ("exact_match(ignore_case)", "line")
+    assert all(row["verdict"] == "supported" and row["n"] > 20 for row in rows.values())
