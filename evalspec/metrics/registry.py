@@ -87,4 +87,4 @@ def metric_name(block: MetricBlock, retrieval_k: int | None) -> str:
     """
     if not METRIC_FUNCTIONS.get(block.metric).declaration.at_k:
         return block.label
-    return block.model_copy(update={"k": block.k or retrieval_k}).label
+    return block.cut_at(retrieval_k)

@@ -29,7 +29,7 @@ class Meant:
 def stored_name(block: MetricBlock, cut: int | None) -> str:
     """As `metrics.metric_name` says it, without importing what computes; a plugin's metric keeps the cut it has."""
     declared = METRICS.get(block.metric)
-    return block.model_copy(update={"k": block.k or cut}).label if declared and declared.at_k else block.label
+    return block.cut_at(cut) if declared and declared.at_k else block.label
 
 
 def meant(

@@ -58,6 +58,10 @@ class MetricBlock(Block):
         named = f"{self.metric}({','.join(shown)})" if shown else self.metric
         return f"{named}@{self.k}" if self.k else named
 
+    def cut_at(self, k: int | None) -> str:
+        """The label of a metric that is cut at a rank: at its own, else at this one."""
+        return self.model_copy(update={"k": self.k or k}).label
+
 
 def _short(value: Any) -> str:
     """A few letters that differ where values do, for a name that people read and type."""
