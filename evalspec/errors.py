@@ -74,6 +74,10 @@ class StoreError(EvalspecError):
     """The store cannot be opened, read or queried as asked."""
 
 
+class PluginError(EvalspecError):
+    """A package's metric, step, retriever or generator cannot be loaded, fails, or gives what it may not."""
+
+
 class RunError(EvalspecError):
     """Something struck in the middle of a run; what was finished before is kept."""
 

@@ -14,13 +14,27 @@ from pathlib import Path
 from typing import Any
 
 from evalspec.errors import DataError, suggest
-from evalspec.registry import Registry
+from evalspec.registry import Plugin, Registry
 
 ROOT = "root"
 
 Generator = Callable[..., list[dict[str, Any]]]
 
-GENERATORS: Registry[Generator] = Registry("generator", "evalspec.generators")
+
+def _adopted(generator: Generator, plugin: Plugin) -> Generator:
+    """A plugin's generator."""
+
+    def rows(given: Any) -> list[dict[str, Any]]:
+        found = list(given)
+        for number, row in enumerate(found, start=1):
+            if not isinstance(row, Mapping):
+                raise plugin.error(f"row {number} is a {type(row).__name__}, and should be a mapping, {{name: value}}")
+        return found
+
+    return plugin.guarded(generator, rows)
+
+
+GENERATORS: Registry[Generator] = Registry("generator", "evalspec.generators", _adopted)
 
 
 def generate(

@@ -15,9 +15,11 @@ from evalspec.metrics.filters import STEPS, Extraction, extract, majority
 from evalspec.metrics.intervals import Aggregate, aggregate
 from evalspec.metrics.outcome import Outcome, Score
 from evalspec.metrics.registry import METRIC_FUNCTIONS, Metric, metric_name
+from evalspec.spec.needs import Declaration
 
 __all__ = [
     "Aggregate",
+    "Declaration",
     "Extraction",
     "METRIC_FUNCTIONS",
     "Metric",

@@ -41,13 +41,25 @@ from dataclasses import dataclass
 
 from evalspec.patterns import matches, replaced
 from evalspec.prompting.steps import last_number
-from evalspec.registry import Registry
+from evalspec.registry import Plugin, Registry
 from evalspec.spec.extraction import StepBlock, votes_of
 
 Step = Callable[[str], str | None]
 """From a text to a text, None where it finds nothing."""
 
-STEPS: Registry[Step] = Registry("step", "evalspec.filters")
+
+def _adopted(step: Step, plugin: Plugin) -> Step:
+    """A plugin's step, of which a text or None is taken."""
+
+    def text(given: object) -> object:
+        if given is not None and not isinstance(given, str):
+            raise plugin.error(f"gave a {type(given).__name__}, and should give a text, or None where it finds nothing")
+        return given
+
+    return plugin.guarded(step, text)
+
+
+STEPS: Registry[Step] = Registry("step", "evalspec.filters", _adopted)
 
 _AFTER_ANSWER = re.compile(r"(?i:\banswer(?:\s+is|\s*:)?)\s*:?\s*\(?([A-Z])\b")
 _IN_PARENTHESES = re.compile(r"\(([A-Z])\)")

@@ -1,20 +1,20 @@
 """The metrics by name, and what a metric is: a score for one outcome, and the way scores become one number.
 
-A plugin enters its own under the entry-point group `evalspec.metrics`; it is a `Metric`, like those here.
+A plugin's is a `Metric` too, entered under the entry-point group `evalspec.metrics` (docs/plugins.md).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evalspec.metrics.outcome import Outcome, Score
-from evalspec.registry import Registry
+from evalspec.registry import Plugin, Registry
 from evalspec.spec.metric import MetricBlock
 from evalspec.spec.needs import Declaration
 
@@ -76,7 +76,31 @@ class Metric:
         return self.measure(outcome, k)
 
 
-METRIC_FUNCTIONS: Registry[Metric] = Registry("metric", "evalspec.metrics")
+def _adopted(metric: Metric, plugin: Plugin) -> Metric:
+    """A plugin's metric under the name of its entry point; what it gives is what its `values` say."""
+    if not isinstance(metric, Metric):
+        raise plugin.error(f"is a {type(metric).__name__}, and should be an evalspec.metrics.Metric")
+
+    def score(given: Score | None) -> Score | None:
+        if given is None:
+            return None
+        if not isinstance(given, Score):
+            raise plugin.error(f"gave a {type(given).__name__}, and should give an evalspec.metrics.Score, or None")
+        value = float(given.value)
+        if metric.values != "real" and not (value in (0.0, 1.0) if metric.values == "binary" else 0.0 <= value <= 1.0):
+            wanted = "0 or 1" if metric.values == "binary" else "a number from 0 to 1"
+            raise plugin.error(f'gave {value:g}, and its `values`, "{metric.values}", say {wanted}')
+        return replace(given, value=value)
+
+    return replace(
+        metric,
+        declaration=replace(metric.declaration, name=plugin.name),
+        measure=plugin.guarded(metric.measure, score),
+        measure_with=metric.measure_with and plugin.guarded(metric.measure_with, score),
+    )
+
+
+METRIC_FUNCTIONS: Registry[Metric] = Registry("metric", "evalspec.metrics", _adopted)
 
 
 def metric_name(block: MetricBlock, retrieval_k: int | None) -> str:

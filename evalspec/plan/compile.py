@@ -25,11 +25,13 @@ from evalspec.prompting.encode import Encoded, encode_pairs, encode_prompts, enc
 from evalspec.prompting.joining import Chat
 from evalspec.prompting.stages import stage_templates
 from evalspec.prompting.task_templates import Templates
+from evalspec.registry import plugin_source
 from evalspec.spec import Cell, LoadedSpec
 from evalspec.spec.base import Block
 from evalspec.spec.blocks import MAIN, DecodeBlock, TaskBlock
 from evalspec.spec.data import DataBlock
 from evalspec.spec.model import HOW_ONLY
+from evalspec.spec.needs import METRICS, PLUGINS, STEPS
 
 SampleKey = tuple[str, str, int, str]
 
@@ -329,7 +331,19 @@ def _plan_id(
             add([hit.passage.id for hit in draft.hits], draft.gold_ids, sample.truncated_tokens)
             for request in sample.requests:
                 digest.update(request.tokens.tobytes() + repr(request.targets).encode())
+    plugins = _plugins(cell.task for part in parts for cell in part.cells)
+    if plugins:
+        add("plugins", plugins)
     for one in measured:
         model = one.model
         add("measure", one.cell_id, one.params, identity(one.measure), identity(model.block), dict(model.config))
     return digest.hexdigest()[:16]
+
+
+def _plugins(tasks: Iterable[TaskBlock]) -> list[tuple[str, ...]]:
+    """The metrics and steps of packages that score these tasks, each with what tells it from an earlier version of it.
+
+    What packages' retrievers and generators gave stands in the plan itself.
+    """
+    named = sorted({one for task in tasks for one in task.scored_by if one[1] not in {**METRICS, **STEPS}})
+    return [(kind, name, *plugin_source(PLUGINS[kind], name)) for kind, name in named]

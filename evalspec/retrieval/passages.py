@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from evalspec.registry import Registry
+from evalspec.registry import Plugin, Registry
 from evalspec.spec.retrieval import RetrievalBlock, SameBlock
 
 
@@ -99,4 +99,43 @@ class Retriever(Protocol):
 Build = Callable[[Sequence[Passage], Settings, Path | None], Retriever]
 """Makes a retriever from passages, settings, and a folder for what is worth keeping (None: keep nothing)."""
 
-RETRIEVERS: Registry[Build] = Registry("retriever", "evalspec.retrievers")
+
+@dataclass(frozen=True)
+class _Adopted:
+    """A plugin's index, whose rankings are looked at before they are used."""
+
+    plugin: Plugin
+    theirs: Retriever
+    passages: int
+
+    def search(self, queries: Sequence[Query], k: int) -> list[Ranking]:
+        with self.plugin.running():
+            found = [
+                [(int(index), float(score)) for index, score in ranking] for ranking in self.theirs.search(queries, k)
+            ]
+        if len(found) != len(queries):
+            raise self.plugin.error(f"`search` gave {len(found)} rankings for {len(queries)} queries")
+        for ranking in found:
+            places = [index for index, _ in ranking]
+            beyond = next((index for index in places if not 0 <= index < self.passages), None)
+            if beyond is not None:
+                raise self.plugin.error(f"`search` found passage {beyond} of {self.passages}, which count from 0")
+            if len(set(places)) < len(places):
+                raise self.plugin.error("`search` found a passage twice for one query")
+        return [ranking[:k] for ranking in found]
+
+
+def _adopted(build: Build, plugin: Plugin) -> Build:
+    """A plugin's retriever."""
+    theirs = plugin.guarded(build)
+
+    def built(passages: Sequence[Passage], settings: Settings, cache: Path | None) -> Retriever:
+        index = theirs(passages, settings, cache)
+        if not callable(getattr(index, "search", None)):
+            raise plugin.error(f"built a {type(index).__name__}, which has no `search(queries, k)`")
+        return _Adopted(plugin, index, len(passages))
+
+    return built
+
+
+RETRIEVERS: Registry[Build] = Registry("retriever", "evalspec.retrievers", _adopted)

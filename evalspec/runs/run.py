@@ -39,7 +39,7 @@ from evalspec.runs.measuring import run_measurements, speed_verdicts, still_miss
 from evalspec.runs.progress import Progress, Quiet
 from evalspec.runs.provenance import git_commit, versions
 from evalspec.runs.published import published_rows
-from evalspec.runs.scoring import Answer, Row, cache_key, retrieval_rows, sample_row, score_rows
+from evalspec.runs.scoring import Answer, Row, cache_key, load_scoring, retrieval_rows, sample_row, score_rows
 from evalspec.runs.verdicts import check_hypotheses, verdict_rows
 from evalspec.spec import Cell, LoadedSpec
 from evalspec.spec.needs import metric_of
@@ -100,6 +100,7 @@ def run(
     if measure and plan.measured and ray not in (None, "local"):
         progress.say("`measure` is left to a run without `--ray`, on the machine that is to be measured")
         measure = False
+    load_scoring(cell.task for part in plan.models for cell in part.cells)
     missing = [(one, still_missing(one, timings)) for one in plan.measured if measure]
     answered = earlier is not None and len(store.finished(earlier["run_id"])) == plan.samples
     if earlier and earlier["status"] == "finished" and answered and not any(points for _, points in missing):

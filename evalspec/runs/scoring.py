@@ -9,16 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from evalspec.errors import PluginError
 from evalspec.execute.protocols import Result
-from evalspec.metrics.filters import Extraction, extract, vote
+from evalspec.metrics.filters import STEPS, Extraction, extract, vote
 from evalspec.metrics.outcome import Outcome
 from evalspec.metrics.registry import METRIC_FUNCTIONS, Metric, metric_name
 from evalspec.plan.compile import Sample
-from evalspec.spec.blocks import MAIN
+from evalspec.spec.blocks import MAIN, TaskBlock
 from evalspec.spec.extraction import votes_of
 from evalspec.spec.meant import UNFILTERED
 from evalspec.spec.metric import MetricBlock
@@ -152,29 +154,49 @@ def sample_row(sample: Sample, answer: Answer, key: str | None) -> Row:
     }
 
 
+def load_scoring(tasks: Iterable[TaskBlock]) -> None:
+    """Load all metrics and steps of these tasks, so that what a package lacks is said before anything is computed.
+
+    Raises EvalspecError for a name that nothing has, PluginError for what cannot be loaded.
+    """
+    for kind, name in sorted({named for task in tasks for named in task.scored_by}):
+        METRIC_FUNCTIONS.get(name) if kind == "metric" else STEPS.get(name)
+
+
 def score_rows(sample: Sample, answer: Answer) -> Iterator[Row]:
     """The rows of the table `scores`: one for each metric that says something of this sample, those of the generated
     answer once a filter. Votes are not among them (`vote_rows`)."""
     if answer.error:
         return
     task, outcome = sample.task, outcome_of(sample, answer)
-    for block in task.metrics:
-        metric = METRIC_FUNCTIONS.get(block.metric)
-        if metric.declaration.evidence != "output":
-            yield from _score_row(sample, sample.repeat, UNFILTERED, block, metric, outcome, None)
-    if answer.output is not None:
-        for name, chain in task.chains.items():
-            if votes_of(chain) is None:
-                taken = extract(answer.output, chain, sample.draft.options)
-                yield from _output_rows(sample, sample.repeat, name, outcome, taken)
+    with _named(sample):
+        for block in task.metrics:
+            metric = METRIC_FUNCTIONS.get(block.metric)
+            if metric.declaration.evidence != "output":
+                yield from _score_row(sample, sample.repeat, UNFILTERED, block, metric, outcome, None)
+        if answer.output is not None:
+            for name, chain in task.chains.items():
+                if votes_of(chain) is None:
+                    taken = extract(answer.output, chain, sample.draft.options)
+                    yield from _output_rows(sample, sample.repeat, name, outcome, taken)
 
 
 def vote_rows(sample: Sample, outputs: Sequence[str]) -> Iterator[Row]:
     """The scores of the votes over one sample's repeats; `sample` is the first, `outputs` are in their order."""
-    for name, chain in sample.task.chains.items():
-        verdict = vote(outputs, chain, sample.draft.options)
-        if verdict is not None:
-            yield from _output_rows(sample, None, name, outcome_of(sample, Answer()), verdict)
+    with _named(sample):
+        for name, chain in sample.task.chains.items():
+            verdict = vote(outputs, chain, sample.draft.options)
+            if verdict is not None:
+                yield from _output_rows(sample, None, name, outcome_of(sample, Answer()), verdict)
+
+
+@contextmanager
+def _named(sample: Sample) -> Iterator[None]:
+    """A plugin that fails within says on which sample."""
+    try:
+        yield
+    except PluginError as error:
+        raise PluginError(f"tasks.{sample.cell.task_name}, sample {sample.draft.sample_id}: {error}") from error
 
 
 def _output_rows(sample: Sample, repeat: int | None, name: str, outcome: Outcome, taken: Extraction) -> Iterator[Row]:

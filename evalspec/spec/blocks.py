@@ -7,7 +7,7 @@ is again made of these blocks. The JSON Schema and docs/language.md are generate
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -121,6 +121,15 @@ class TaskBlock(Block):
     def chains(self) -> Mapping[str, Sequence[StepBlock]]:
         """The chains under which outputs are scored, by name."""
         return self.filters or PLAIN
+
+    @property
+    def scored_by(self) -> set[tuple[Literal["metric", "step"], str]]:
+        """The names of all metrics and steps that score it and its stages."""
+        found: set[tuple[Literal["metric", "step"], str]] = set()
+        for metrics, filters in [(self.metrics, self.filters), *((s.metrics, s.filters) for s in self.stages.values())]:
+            found |= {("metric", block.metric) for block in metrics}
+            found |= {("step", block.step) for chain in filters.values() for block in chain if block.step}
+        return found
 
     def at(self, stage: str) -> TaskBlock:
         """A stage as a task of its own: with the task's rows, passages, clusters, number of repeats and, unless it has

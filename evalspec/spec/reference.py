@@ -134,7 +134,8 @@ def _names() -> list[str]:
         "### Shipped models",
         _table(plain, ((f"`zoo/{name}`", says) for name, says in ZOO.items())),
         "### Plugins",
-        "A package adds names by entry points, and they are then known to every spec of its environment:",
+        "A package adds names by entry points, and they are then known to every spec of its environment "
+        "([how](plugins.md)):",
         _table(("a", "entry-point group"), ((kind, f"`{group}`") for kind, group in PLUGINS.items())),
     ]
 
