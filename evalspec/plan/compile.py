@@ -136,6 +136,7 @@ class _Compiler:
 
     def __init__(self, loaded: LoadedSpec, limit: int | None, progress: Callable[[str], None]) -> None:
         self.loaded, self.root, self.limit, self.progress = loaded, loaded.root, limit, progress
+        self.said: set[str] = set()
         self.rows: dict[str, Rows] = {}
         self.drafts: dict[tuple[str, str], tuple[list[Draft], Templates]] = {}
         self.stages: dict[tuple[str, str], dict[str, Templates]] = {}
@@ -148,10 +149,18 @@ class _Compiler:
             self.rows[key] = load_rows(block, self.root)
         return self.rows[key]
 
+    def _say(self, task: str) -> None:
+        """Which task is at work, once for all its variants of a sweep."""
+        if task not in self.said:
+            self.said.add(task)
+            variants = len({identity(cell.task) for cell in self.loaded.cells if cell.task_name == task})
+            of = f" of {variants} variants" if variants > 1 else ""
+            self.progress(f"task {task}: rows, passages, prompts{of}")
+
     def drafts_of(self, cell: Cell, chat: Chat | None, model: str) -> list[Draft]:
         key = (identity(cell.task), model if chat else "")
         if key not in self.drafts:
-            self.progress(f"task {cell.task_name}: rows, passages, prompts")
+            self._say(cell.task_name)
             task = cell.task
             shots = task.prompt.shots
             rows = self._at(f"tasks.{cell.task_name}.data", task.data)
