@@ -32,6 +32,7 @@ from evalspec.spec.blocks import MAIN, DecodeBlock, TaskBlock
 from evalspec.spec.data import DataBlock
 from evalspec.spec.model import HOW_ONLY
 from evalspec.spec.needs import METRICS, PLUGINS, STEPS
+from evalspec.telling import heard
 
 SampleKey = tuple[str, str, int, str]
 
@@ -126,7 +127,8 @@ def compile_plan(
     groups: dict[tuple[str, str], list[Cell]] = {}
     for cell in loaded.cells:
         groups.setdefault((cell.model_name, identity(cell.model)), []).append(cell)
-    parts = tuple(compiler.model_plan(cells) for cells in groups.values())
+    with heard(progress):
+        parts = tuple(compiler.model_plan(cells) for cells in groups.values())
     measured = compiler.measure_plans()
     return Plan(_plan_id(loaded, parts, measured, compiler, limit), loaded, parts, measured)
 

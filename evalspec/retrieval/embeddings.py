@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -11,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from evalspec.retrieval.kept import Numbers, read, write
+from evalspec.retrieval.kept import Numbers, kept
 from evalspec.retrieval.sentence_models import SentenceModel
 
 
@@ -24,7 +22,7 @@ class Embedder(SentenceModel):
 
     def __init__(self, encoder: str, cache: Path | None) -> None:
         super().__init__(encoder, cache)
-        self._known: dict[str, Numbers] = {}
+        self._known: dict[tuple[str, ...], Numbers] = {}
 
     def _load(self, source: str) -> Any:
         from sentence_transformers import SentenceTransformer
@@ -38,21 +36,15 @@ class Embedder(SentenceModel):
         return self._of_distinct(distinct)[[at[text] for text in texts]]
 
     def _of_distinct(self, texts: list[str]) -> Numbers:
-        key = hashlib.sha256(json.dumps([self._identity, texts]).encode()).hexdigest()
-        if key in self._known:
-            return self._known[key]
-        path = self._cache / "embeddings" / f"{key}.npz" if self._cache else None
-        embeddings = read(path, len(texts)) if path else None
-        if embeddings is None:
-            embeddings = self._encode(texts)
-            if path:
-                write(path, embeddings)
-        self._known[key] = embeddings
-        return embeddings
+        key = tuple(texts)
+        if key not in self._known:
+            folder = self._cache / "embeddings" if self._cache else None
+            self._known[key] = kept(texts, self._identity, folder, self._encode, f"{self.said} has read texts")
+        return self._known[key]
 
-    def _encode(self, texts: list[str]) -> Numbers:
+    def _encode(self, texts: Sequence[str]) -> Numbers:
         found = self._model.encode(
-            texts, batch_size=64, show_progress_bar=False, normalize_embeddings=True, convert_to_numpy=True
+            list(texts), batch_size=64, show_progress_bar=False, normalize_embeddings=True, convert_to_numpy=True
         )
         return np.asarray(found, dtype=np.float32)
 

@@ -6,8 +6,6 @@ the pairs and of the model's files. Like any encoder it reads a limited number o
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from evalspec.errors import RetrievalError
-from evalspec.retrieval.kept import Numbers, read, write
+from evalspec.retrieval.kept import Numbers, kept
 from evalspec.retrieval.passages import Passage, Query, Ranking
 from evalspec.retrieval.sentence_models import SentenceModel
 
@@ -57,13 +55,8 @@ class Reranker(SentenceModel):
             return np.zeros(0, dtype=np.float32)
         distinct = sorted(set(pairs))
         at = {pair: index for index, pair in enumerate(distinct)}
-        key = hashlib.sha256(json.dumps([self._identity, distinct]).encode()).hexdigest()
-        path = self._cache / "rerankings" / f"{key}.npz" if self._cache else None
-        numbers = read(path, len(distinct)) if path else None
-        if numbers is None:
-            numbers = self._read_pairs(distinct)
-            if path:
-                write(path, numbers)
+        folder = self._cache / "rerankings" if self._cache else None
+        numbers = kept(distinct, self._identity, folder, self._read_pairs, f"{self.said} has read pairs")
         return numbers[[at[pair] for pair in pairs], 0]
 
     def _read_pairs(self, pairs: Sequence[tuple[str, str]]) -> Numbers:

@@ -6,6 +6,8 @@ import sys
 import time
 from typing import Protocol, TextIO
 
+from evalspec.telling import duration
+
 
 class Progress(Protocol):
     """Hears what a run does."""
@@ -84,10 +86,3 @@ class Lines:
         if self.live:
             print(" " * 72, end="\r", file=self.stream)
         self.say(f"{self.model}: done in {time.perf_counter() - self.began:.1f} s")
-
-
-def duration(seconds: float) -> str:
-    """A time in the unit that it is read in."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

