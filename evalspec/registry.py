@@ -101,7 +101,8 @@ class Registry(Generic[T]):
             point = _point(self.group, name)
             if point is None:
                 raise EvalspecError(
-                    f"there is no {self.kind} `{name}`.{suggest(name, self.names())} Known: {', '.join(self.names())}"
+                    f"there is no {self.kind} `{name}`.{suggest(name, self.names())} Known: {', '.join(self.names())}. "
+                    "If a package brings it, install that package here"
                 )
             plugin = Plugin(self.kind, name, point.value)
             with plugin.running():
