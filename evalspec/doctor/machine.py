@@ -11,7 +11,8 @@ from pathlib import Path
 from evalspec.errors import in_a_line
 
 VISIBLE = ("HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL")
-"""What may hide GPUs from a process. On ROCm the first three all count, each over what the ones before it left."""
+"""What may hide GPUs from a process. On ROCm ROCR_VISIBLE_DEVICES does, and of what it leaves HIP_VISIBLE_DEVICES or,
+where that is unset or empty, CUDA_VISIBLE_DEVICES; GPU_DEVICE_ORDINAL was HIP's once, and is OpenCL's."""
 
 
 @dataclass(frozen=True)

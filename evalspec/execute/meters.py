@@ -6,7 +6,8 @@ to be given back to the system first, or the next run would take it unseen. Else
 
 Energy. The GPU's own counter since its driver was loaded, by NVML (package nvidia-ml-py) or amdsmi (comes with ROCm).
 It moves some ten times a second: what takes less than a second gets no number, since that would be mostly the counter's
-step (`energy` makes it take longer). It counts the whole board, others' work included.
+step (`energy` makes it take longer). It counts the whole board, others' work included, and so once for all GPUs that
+are parts of one board. A counter that stands still or goes back has told nothing.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import ctypes
 import platform
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,7 +27,13 @@ from evalspec.errors import in_a_line
 ENERGY_SECONDS = 1.0
 """Shortest run that gets a number of joules."""
 
-Joules = Callable[[], float]
+
+@dataclass(frozen=True)
+class Counter:
+    """A board's energy counter. `read` tells joules, or raises what the vendor's library raises."""
+
+    board: str
+    read: Callable[[], float]
 
 
 class Meters(Protocol):
@@ -62,7 +70,7 @@ class GpuMeters:
 
     def __init__(self, gpus: Sequence[int]) -> None:
         self._gpus = gpus
-        self._counters = [counter for index in gpus if (counter := energy_counter(index)) is not None]
+        self._counters = of_boards([energy_counter(index) for index in gpus])
 
     def memory_now(self) -> int | None:
         """Bytes that torch has allocated."""
@@ -78,15 +86,16 @@ class GpuMeters:
         return sum(torch.cuda.max_memory_allocated(index) for index in self._gpus)
 
     def joules(self) -> float | None:
-        """Sum over the GPUs; None unless all of them tell."""
-        if len(self._counters) < len(self._gpus):
+        """Sum over the GPUs' boards; None unless all of them tell."""
+        try:
+            return sum(counter.read() for counter in self._counters) if self._counters else None
+        except Exception:  # the vendor's own: a counter that is lost amid a run must not end it
             return None
-        return sum(counter() for counter in self._counters)
 
     def joules_since(self, before: float | None, seconds: float) -> float | None:
         """See `Meters`."""
         now = self.joules() if before is not None and seconds >= ENERGY_SECONDS else None
-        return None if now is None or before is None else now - before
+        return None if now is None or before is None or now <= before else now - before
 
 
 class EngineMeters(GpuMeters):
@@ -155,8 +164,14 @@ def meters_of(gpus: Sequence[int], *, elsewhere: bool = False) -> Meters:
     return GpuMeters(gpus) if gpus else ProcessMeters()
 
 
-def energy_counter(index: int) -> Joules | None:
-    """A function that reads the energy counter of torch's GPU `index`, in joules; None where nothing tells it."""
+def of_boards(counters: Sequence[Counter | None]) -> list[Counter]:
+    """Each board's counter once, of those of some GPUs; none of them where one GPU has none."""
+    found = {counter.board: counter for counter in counters if counter is not None}
+    return [] if None in counters else list(found.values())
+
+
+def energy_counter(index: int) -> Counter | None:
+    """The energy counter of the board of torch's GPU `index`; None where nothing tells it."""
     return _found_counter(index)[0]
 
 
@@ -165,7 +180,7 @@ def energy_source(index: int) -> tuple[str, str | None]:
     return "amdsmi" if torch.version.hip else "NVML (nvidia-ml-py)", _found_counter(index)[1]
 
 
-def _found_counter(index: int) -> tuple[Joules | None, str | None]:
+def _found_counter(index: int) -> tuple[Counter | None, str | None]:
     try:
         return (_amd_counter(index) if torch.version.hip else _nvidia_counter(index)), None
     except ImportError as error:
@@ -175,40 +190,48 @@ def _found_counter(index: int) -> tuple[Joules | None, str | None]:
         return None, in_a_line(error)
 
 
-def _nvidia_counter(index: int) -> Joules:
+def _nvidia_counter(index: int) -> Counter:
     import pynvml
 
     pynvml.nvmlInit()
-    handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(index).uuid}")
+    uuid = f"GPU-{torch.cuda.get_device_properties(index).uuid}"
+    handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
     pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)  # raises where the GPU has no counter
 
     def joules() -> float:
         return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1000  # millijoules
 
-    return joules
+    return Counter(uuid, joules)
 
 
-def _amd_counter(index: int) -> Joules:
+def _amd_counter(index: int) -> Counter:
     import amdsmi
 
     amdsmi.amdsmi_init()
     here: Any = torch.cuda.get_device_properties(index)
-    handle = amd_handle(amdsmi, here.pci_domain_id, here.pci_bus_id, here.pci_device_id)
+    return amd_counter(amdsmi, here.pci_domain_id, here.pci_bus_id, here.pci_device_id)
+
+
+def amd_counter(amdsmi: Any, domain: int, bus: int, device: int) -> Counter:
+    """The counter of the GPU at this place on the PCI bus (amdsmi's own numbers know nothing of HIP_VISIBLE_DEVICES).
+
+    Partitions of an MI300 are functions of one place, of which the first counts for the whole. Of an MI250's two GPUs,
+    which have places of their own, one counts for both and the other's counter stands at 0: LookupError, as where
+    amdsmi knows no GPU at the place.
+    """
+    place = f"{domain:04x}:{bus:02x}:{device:02x}"
+    handles = {str(amdsmi.amdsmi_get_gpu_device_bdf(one)).lower(): one for one in amdsmi.amdsmi_get_processor_handles()}
+    functions = sorted(name for name in handles if name.startswith(place))
+    if not functions:
+        raise LookupError(f"amdsmi knows no GPU at {place}")
+    handle = handles[functions[0]]
 
     def joules() -> float:
         return amd_joules(amdsmi.amdsmi_get_energy_count(handle))
 
-    joules()
-    return joules
-
-
-def amd_handle(amdsmi: Any, domain: int, bus: int, device: int) -> Any:
-    """amdsmi's handle of the GPU at this place on the PCI bus (its own numbers know nothing of HIP_VISIBLE_DEVICES)."""
-    place = f"{domain:04x}:{bus:02x}:{device:02x}"
-    for handle in amdsmi.amdsmi_get_processor_handles():
-        if str(amdsmi.amdsmi_get_gpu_device_bdf(handle)).lower().startswith(place):
-            return handle
-    raise LookupError(f"amdsmi knows no GPU at {place}")
+    if not joules():
+        raise LookupError(f"the counter of the GPU at {place} stands at 0; an MI250's other GPU counts for both")
+    return Counter(place, joules)
 
 
 def amd_joules(told: Mapping[str, Any]) -> float:
