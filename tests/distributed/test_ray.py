@@ -10,6 +10,8 @@ import os
 import platform
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +27,7 @@ from transformers import AutoModelForCausalLM
 import evalspec
 from evalspec.cli import parser
 from evalspec.errors import BackendError, RunError
-from evalspec.execute.distributed.cluster import RayCluster
+from evalspec.execute.distributed.cluster import RayCluster, show_ray_the_gpus
 from evalspec.models.card import zoo_folder
 from evalspec.plan.compile import ModelPlan, Plan, compile_plan
 from evalspec.runs.progress import Quiet
@@ -276,3 +278,44 @@ def test_a_cluster_that_is_not_there_is_said(capsys: pytest.CaptureFixture[str])
     with pytest.raises(SystemExit):
         parser().parse_args(["run", "--ray", "specs/rag.yaml", "specs/zoo.yaml"])
     assert "let `--ray` stand behind the specs" in capsys.readouterr().err
+
+
+AMD = """
+import sys, types
+library = types.ModuleType("ray._private.thirdparty.pyamdsmi")
+library.smi_initialize = library.smi_shutdown = lambda: None
+library.smi_get_device_count = lambda: 2
+sys.modules[library.__name__] = library
+"""
+"""What Ray asks for the number of AMD GPUs: here are two."""
+
+
+def test_a_ray_that_does_not_take_how_gpus_are_hidden_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(AMD)
+    path = os.pathsep.join(filter(None, [str(tmp_path), str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    hidden = {name: value for name, value in os.environ.items() if name != "HIP_VISIBLE_DEVICES"}
+    done = subprocess.run(
+        [sys.executable, "-m", "evalspec", "run", "specs/rag.yaml", "--store", str(tmp_path / "s"), "--ray"],
+        cwd=ROOT, env={**hidden, "PYTHONPATH": path, "ROCR_VISIBLE_DEVICES": "0"}, capture_output=True, text=True,
+        timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "`--ray`: Ray cannot be imported: Please use HIP_VISIBLE_DEVICES" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("set_before", "shown"),
+    [
+        ({}, None),
+        ({"ROCR_VISIBLE_DEVICES": "2,5"}, "0,1"),
+        ({"CUDA_VISIBLE_DEVICES": "1"}, "1"),
+        ({"ROCR_VISIBLE_DEVICES": "2,5,6", "CUDA_VISIBLE_DEVICES": "1,2"}, "1,2"),
+        ({"HIP_VISIBLE_DEVICES": "3", "CUDA_VISIBLE_DEVICES": "1"}, "3"),
+    ],
+)
+def test_on_rocm_ray_sees_the_gpus_that_are_not_hidden(set_before: dict[str, str], shown: str | None) -> None:
+    environ = dict(set_before)
+    show_ray_the_gpus(environ, 2)
+    assert environ.get("HIP_VISIBLE_DEVICES") == shown
+    assert set_before.items() <= environ.items()

@@ -8,13 +8,15 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evalspec.errors import BackendError
+import torch
+
+from evalspec.errors import BackendError, in_a_line
 from evalspec.execute.distributed.engine import SpreadEngine
 from evalspec.execute.distributed.shipping import Asked
 from evalspec.execute.distributed.worker import Worker
@@ -118,11 +120,31 @@ def _import_ray() -> Any:
     """Ray, without its dashboard's and its usage statistics' talk."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if torch.version.hip:
+        show_ray_the_gpus(os.environ, torch.cuda.device_count())
     try:
         import ray
-    except ImportError:
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise BackendError(f"`--ray`: Ray cannot be imported: {in_a_line(error)}") from error
         raise BackendError("`--ray` needs Ray, which is not installed: pip install 'evalspec[ray]'") from None
+    except Exception as error:  # a library that is missing; or GPUs hidden by a variable that Ray does not take
+        raise BackendError(f"`--ray`: Ray cannot be imported: {in_a_line(error)}") from error
     return ray
+
+
+def show_ray_the_gpus(environ: MutableMapping[str, str], count: int) -> None:
+    """On ROCm: set HIP_VISIBLE_DEVICES to the `count` GPUs that this process sees, if other variables hid the rest.
+
+    Ray knows no other variable there: it gives out GPUs that CUDA_VISIBLE_DEVICES hides, and cannot even be imported
+    where ROCR_VISIBLE_DEVICES is set alone, as Slurm sets it. For this process nothing changes.
+    """
+    if "HIP_VISIBLE_DEVICES" in environ:
+        return
+    if environ.get("CUDA_VISIBLE_DEVICES"):
+        environ["HIP_VISIBLE_DEVICES"] = environ["CUDA_VISIBLE_DEVICES"]
+    elif "ROCR_VISIBLE_DEVICES" in environ:
+        environ["HIP_VISIBLE_DEVICES"] = ",".join(map(str, range(count)))
 
 
 def _connect(ray: Any, address: str) -> None:
@@ -133,7 +155,10 @@ def _connect(ray: Any, address: str) -> None:
         )
     if address == LOCAL:
         os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # else a process a core, for nothing
-        ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE, **quiet)
+        try:
+            ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE, **quiet)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise BackendError(f"`--ray`: Ray cannot start a cluster here: {in_a_line(error)}") from error
         return
     host, _, port = address.rpartition(":")
     try:
