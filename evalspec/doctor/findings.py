@@ -60,6 +60,8 @@ class Findings:
 
     def text(self) -> str:
         """For people."""
+        if not all(found.usable for found in self.core if found.package.name == "rich"):
+            return "\n".join([*machine_lines(self.machine), "", self.verdict])  # rich draws the tables
         rows = [(use.name, "yes" if use.usable else "no", use.runs, use.reason) for use in self.backends]
         kinds = [(use.name, "yes" if use.usable else "no", use.runs, use.reason) for use in self.kernels]
         packages = [
@@ -103,8 +105,8 @@ def machine_lines(here: Machine) -> list[str]:
     lines = [
         f"evalspec {__version__}, Python {here.python}, torch {here.torch or 'missing'}"
         f"{f' for {here.platform}' if here.platform else ''}, {here.system}",
-        f"processor {here.processor}, {here.cores} cores, {bytes_text(here.total_bytes)} memory, "
-        f"{bytes_text(here.free_bytes)} free",
+        f"processor {here.processor}, {here.cores} cores, {bytes_text(here.total_bytes) or 'unknown'} memory, "
+        f"{bytes_text(here.free_bytes) or 'an unknown part'} free",
     ]
     if here.torch_failure:
         lines.append(f"torch     cannot be imported: {here.torch_failure}")

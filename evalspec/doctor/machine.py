@@ -38,8 +38,9 @@ class Machine:
     system: str
     processor: str
     cores: int
-    total_bytes: int
-    free_bytes: int
+    total_bytes: int | None
+    free_bytes: int | None
+    """Of memory; None where psutil cannot be imported."""
     torch: str | None
     platform: str | None
     """`CUDA 13.0`, `ROCm 7.15.26333`, or None where torch is built for the CPU alone."""
@@ -54,9 +55,7 @@ class Machine:
 
 def machine() -> Machine:
     """Look at the machine; raises nothing for what is broken."""
-    import psutil
-
-    memory = psutil.virtual_memory()
+    total, free = _memory()
     visible = {name: os.environ[name] for name in VISIBLE if name in os.environ}
     version = platform_name = torch_failure = gpu_failure = None
     gpus: tuple[Gpu, ...] = ()
@@ -76,8 +75,8 @@ def machine() -> Machine:
         system=f"{platform.system()} {platform.release()}",
         processor=_processor(),
         cores=os.cpu_count() or 1,
-        total_bytes=int(memory.total),
-        free_bytes=int(memory.available),
+        total_bytes=total,
+        free_bytes=free,
         torch=version,
         platform=platform_name,
         driver=_driver(),
@@ -87,6 +86,17 @@ def machine() -> Machine:
         torch_failure=torch_failure,
         gpu_failure=gpu_failure,
     )
+
+
+def _memory() -> tuple[int | None, int | None]:
+    """All of the machine's memory and what is free of it, in bytes."""
+    try:
+        import psutil
+
+        memory = psutil.virtual_memory()
+    except Exception:  # that it is broken is said among the packages
+        return None, None
+    return int(memory.total), int(memory.available)
 
 
 def platform_of(hip: str | None, cuda: str | None) -> str | None:

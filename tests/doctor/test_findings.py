@@ -67,7 +67,7 @@ def test_a_broken_package_is_a_line_with_its_reason(tmp_path: Path) -> None:
     assert vllm == {**vllm, "usable": False, "reason": "vllm cannot be used: SystemExit: 3"}
 
 
-@pytest.mark.parametrize("module", ["torch", "duckdb"])
+@pytest.mark.parametrize("module", ["torch", "duckdb", "psutil", "rich"])
 def test_where_evalspec_cannot_run_the_exit_code_is_1(module: str, tmp_path: Path) -> None:
     path = broken(tmp_path, **{module: "raise OSError('a library is missing')"})
     said = doctor(code=1, PYTHONPATH=path)
