@@ -72,5 +72,11 @@ def test_times_of_different_devices_are_not_compared_but_bytes_are() -> None:
     assert (one.quantity, one.ahead) == ("state", "b")
 
 
+def test_times_of_models_that_each_ran_on_two_devices_are_not_compared() -> None:
+    begun = times("a", {1: 1.0}) + times("b", {1: 9.0})
+    gone_on = [{**row, "device": "GPU"} for row in times("a", {2: 1.0}) + times("b", {2: 9.0})]
+    assert [one.quantity for one in crossovers(begun + gone_on)] == ["state"]
+
+
 def test_models_without_a_common_length_are_not_compared() -> None:
     assert crossover("prefill", ("a", {1: median_interval([1.0])}), ("b", {2: median_interval([1.0])})) is None
