@@ -28,6 +28,8 @@ from evalspec.plan.forest import Forest, Ints, tokens_before
 
 Floats = NDArray[np.float64]
 
+LEAST_TOKENS = 1024
+"""A model gets no more workers than it has so many tokens for each: starting one takes longer than computing them."""
 ROUNDS = 5
 """Most pieces a worker: the last two are each a sixteenth of its share."""
 WORSE = 1.05
@@ -80,6 +82,11 @@ def cut(forest: Forest, workers: int, model: Cost | None = None) -> Cut:
     cuts = [line.cut(_sizes(workers, rounds)) for rounds in range(1, 1 + (ROUNDS if workers > 1 else 1))]
     ends = [cut.loads(workers)[-1] for cut in cuts]
     return [cut for cut, end in zip(cuts, ends, strict=True) if end <= WORSE * min(ends)][-1]
+
+
+def workers_for(tokens: int, room: int) -> int:
+    """Workers that so many tokens, fed or generated, are worth, of as many as there is room for; at least one."""
+    return max(1, min(room, tokens // LEAST_TOKENS))
 
 
 def costs(forest: Forest, model: Cost | None) -> tuple[Floats, Floats]:

@@ -87,6 +87,11 @@ class Forest:
         """Tokens that are fed when each request is fed by itself."""
         return sum(int(request.tokens.size) for request in self.requests)
 
+    @property
+    def new_tokens(self) -> int:
+        """The most that the requests can generate."""
+        return sum(request.decoding.max_tokens for request in self.requests if request.decoding)
+
     def node_tokens(self, node: int) -> Tokens:
         """The tokens of one node alone."""
         return self.tokens[self.start[node] : self.start[node] + self.length[node]]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from evalspec.plan.compile import ModelPlan, Plan
-from evalspec.plan.cutting import cut
+from evalspec.plan.cutting import cut, workers_for
 from evalspec.plan.forest import alone
 from evalspec.tabular import table
 
@@ -16,7 +16,7 @@ class Spread:
     """A model's forest on several workers that are equally fast and take the next piece whenever they are free."""
 
     count: int
-    """Workers."""
+    """Workers that a run starts, of those that there are: as many as the tokens are worth."""
     pieces: int
     balance: float
     """The largest worker's share of the work over the mean one: 1.0 is even."""
@@ -33,6 +33,7 @@ def spread_of(part: ModelPlan, workers: int) -> Spread:
 
 def _spread(part: ModelPlan, workers: int) -> tuple[Spread, float, float]:
     """The same, and what the forest costs whole and on its most loaded worker."""
+    workers = workers_for(part.forest.distinct_tokens + part.forest.new_tokens, workers)
     made = cut(alone(part.forest) if part.model.fed_again else part.forest, workers, part.model.cost)
     loads = made.loads(workers)
     total, most = made.cost, loads[-1]
@@ -43,13 +44,16 @@ def _spread(part: ModelPlan, workers: int) -> tuple[Spread, float, float]:
 
 def spread_table(plan: Plan, workers: int) -> str:
     """The spread of each model for people, and of all of them one after the other."""
+    if not plan.models:
+        return f"on {workers} workers: nothing is left for them, since what is measured alone runs on one machine"
     found = [(part, *_spread(part, workers)) for part in plan.models]
     rows: list[Sequence[object]] = []
     for part, spread, _, _ in found:
         fed = part.forest.distinct_tokens
         again = f"{spread.repeated_tokens:,} ({spread.repeated_tokens / max(1, fed):.1%})"
-        rows.append((part.model.name, spread.pieces, f"{spread.balance:.2f}", again, f"{spread.speed_up:.2f}x"))
-    columns = ("model", "pieces", "largest share / mean", "tokens repeated", "speed-up")
+        sooner = f"{spread.speed_up:.2f}x"
+        rows.append((part.model.name, spread.count, spread.pieces, f"{spread.balance:.2f}", again, sooner))
+    columns = ("model", "workers", "pieces", "largest share / mean", "tokens repeated", "speed-up")
     shown = table(columns, rows, f"on {workers} workers (`evalspec run --ray`)")
     known = [(total, most) for part, _, total, most in found if part.model.cost is not None]
     if len(known) == len(found) > 1:

@@ -182,7 +182,7 @@ class _Work:
         if not unfinished:
             return
         meter: Meter | None = None
-        with self.place.open(part.model, part.forest.distinct_tokens + _new_tokens(part.forest)) as backend:
+        with self.place.open(part.model, part.forest.distinct_tokens + part.forest.new_tokens) as backend:
             for level in range(unfinished[-1] + 1):
                 samples = part.samples
                 if level:
@@ -217,7 +217,7 @@ class _Work:
         if forest is None:
             return meter
         name = part.model.name + (f", stage {level + 1}" if level else "")
-        self.progress.begin(name, forest.distinct_tokens, len(pending), _new_tokens(forest))
+        self.progress.begin(name, forest.distinct_tokens, len(pending), forest.new_tokens)
         batch: list[tuple[Sample, Answer]] = []
         last = time.perf_counter()
         try:
@@ -250,11 +250,6 @@ class _Work:
         self.commits += 1
         if self.commits % MERGE_COMMITS == 0:
             self.store.merge()  # a long run leaves many small segments, and readers are slower the more there are
-
-
-def _new_tokens(forest: Forest) -> int:
-    """The most that a forest's requests can generate."""
-    return sum(request.decoding.max_tokens for request in forest.requests if request.decoding)
 
 
 def _answers(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,8 +11,11 @@ from hypothesis import strategies as st
 
 from evalspec.models.card import zoo_folder
 from evalspec.models.cost import Cost, cost_of
-from evalspec.plan.cutting import ROUNDS, SLACK, WORSE, costs, cut, subforest
+from evalspec.plan.compile import compile_plan
+from evalspec.plan.cutting import LEAST_TOKENS, ROUNDS, SLACK, WORSE, costs, cut, subforest
 from evalspec.plan.forest import Decoding, Forest, Request, build_forest
+from evalspec.plan.spread import spread_of, spread_table
+from evalspec.spec import load
 
 asked = st.lists(
     st.tuples(st.lists(st.integers(0, 3), min_size=1, max_size=9), st.integers(0, 3), st.integers(0, 9)),
@@ -148,3 +153,16 @@ def test_a_hundred_thousand_requests_are_cut_in_seconds() -> None:
     for piece in made.pieces:
         subforest(forest, piece.requests)
     assert time.process_time() - began < 10
+
+
+def test_a_plan_spreads_a_model_over_no_more_workers_than_a_run_starts() -> None:
+    root = Path(__file__).parents[2]
+    plan = compile_plan(load(root / "specs" / "rag.yaml"), limit=4)
+    (part, *_) = plan.models
+    worth = (part.forest.distinct_tokens + part.forest.new_tokens) // LEAST_TOKENS
+    assert 2 < worth < 1000
+    assert spread_of(part, 2).count == 2
+    assert spread_of(part, 1000) == spread_of(part, worth)
+    assert spread_of(part, 1000).count == worth
+    alone = compile_plan(load(root / "specs" / "measure.yaml"))
+    assert "what is measured alone runs on one machine" in spread_table(alone, 3)

@@ -25,12 +25,11 @@ from evalspec.execute.places import Here, Place
 from evalspec.execute.protocols import Engine, ForkingBackend
 from evalspec.models.card import Model
 from evalspec.paths import path_from
+from evalspec.plan.cutting import workers_for
 
 LOCAL = "local"
 OBJECT_STORE = 512 * 2**20
 """Bytes for what is under way between the processes of a local cluster: pieces and results, which are small."""
-LEAST_TOKENS = 1024
-"""A model gets no more workers than it has so many tokens for each: starting one takes longer than computing them."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ class RayCluster:
             self.ray,
             actor.remote,
             lambda: self._placement(model).room,
-            max(1, min(placement.room, tokens // LEAST_TOKENS)),
+            workers_for(tokens, placement.room),
             _asked(model, self.root.resolve()),
             model.cost,
             self.say,
