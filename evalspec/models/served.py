@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from evalspec.errors import BackendError, ModelError
 from evalspec.spec.model import ModelBlock, ServerBlock
 
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
+LOOPBACK = ("localhost", "127.0.0.1", "::1", "0.0.0.0", "::")  # the last two: what servers print
 
 
 def settings_of(block: ModelBlock) -> ServerBlock:

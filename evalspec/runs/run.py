@@ -227,7 +227,7 @@ class _Work:
                     meter.peak = backend.peak_memory()
                     self._commit(batch, keys, meter)
                     batch, last = [], time.perf_counter()
-        except RunError:  # the engine or the server is gone; what it answered before is not
+        except EvalspecError:  # the engine or the server is gone, or lets nobody in; what it answered before is not
             self._commit(batch, keys, meter)
             raise
         meter.peak = backend.peak_memory()

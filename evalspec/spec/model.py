@@ -40,8 +40,8 @@ class ServerBlock(Block):
     retries: int = Field(default=6, ge=0)
     """How often a request is sent again after an answer that may pass (429, 500, a cut connection), each time later."""
     backoff: float = Field(default=0.5, gt=0)
-    """Seconds before the first of them; each later wait is about twice as long, at most a minute. Where the server says
-    when to come back (`Retry-After`), it is that."""
+    """Seconds before the first of them; each later wait is about twice as long, at most a minute, and none ends before
+    the time that the server says (`Retry-After`)."""
     prompts: Literal["tokens", "text"] = "tokens"
     """What a prompt is sent as. `text` is for servers that take no token ids (TGI, for one): they can generate, not
     score, and a prompt whose text has other tokens is that sample's error."""

@@ -52,6 +52,7 @@ class LittleServer:
         self.faults: deque[Fault] = deque()
         self.always: Fault | None = None
         self.listed = True  # whether there is a list of models
+        self.most: int | None = None  # tokens of a prompt that are read; what is in front of them is dropped
         self.when: Callable[[dict[str, Any]], Fault | None] = lambda body: None
         self.seen: list[dict[str, Any]] = []
         self.paths: list[str] = []
@@ -92,6 +93,7 @@ class LittleServer:
 
     def complete(self, body: dict[str, Any], ids: list[int]) -> dict[str, Any]:
         """One answer, as the dialect has it."""
+        ids = ids[-self.most :] if self.most else ids
         rows = self.logits(ids)
         new: list[int] = []
         told: list[
@@ -116,7 +118,7 @@ class LittleServer:
             text = self.tokenizer.decode(new)
             found = [text.find(stop) for stop in body.get("stop", []) if stop in text]
             if found:
-                text, reason = text[: min(found)], "stop"
+                text, reason = text if self.dialect == "tgi" else text[: min(found)], "stop"
                 break
         before: list[tuple[int, torch.Tensor | None]] = []
         if body.get("echo"):
@@ -195,6 +197,7 @@ class _Handler(BaseHTTPRequestHandler):
             return None
         if self.path == "/v1/models" and self.serving.listed:
             owner = self.serving.dialect if self.serving.dialect in ("sglang", "llamacpp", "tgi") else "vllm"
+            owner = NAME if owner == "tgi" else owner
             return self.say(200, {"data": [{"id": NAME, "owned_by": owner, "max_model_len": 8192}]})
         return self.say(404, {"error": {"message": "no such page"}})
 
@@ -244,6 +247,8 @@ class _Handler(BaseHTTPRequestHandler):
         if serving.dialect == "tgi":
             if not isinstance(prompt, str):
                 return self.say(422, {"error": "prompt: data did not match any variant of untagged enum Prompt"})
+            if not 0 < body.get("top_p", 0.5) < 1:
+                return self.say(422, {"error": "Input validation error: `top_p` must be > 0.0 and < 1.0"})
             prompt = serving.tokenizer.encode([prompt])[0]
         return self.say(200, serving.complete(body, prompt))
 
@@ -279,6 +284,12 @@ def make_spec(models: dict[str, Any], *tasks: str) -> dict[str, Any]:
 def status(code: int, message: str = "for the test", **headers: str) -> Fault:
     """An error in OpenAI's form."""
     return lambda handler: handler.say(code, {"error": {"message": message, "code": code}}, **headers)
+
+
+def answer(usage: Any = None, **choice: Any) -> Fault:
+    """A completion that says this."""
+    whole = {"index": 0, "text": " x", "finish_reason": "stop", **choice}
+    return lambda handler: handler.say(200, {"choices": [whole], "usage": usage})
 
 
 def cut(handler: _Handler) -> None:

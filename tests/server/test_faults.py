@@ -17,7 +17,7 @@ from typing import Any
 import duckdb
 import pytest
 import yaml
-from little_server import LittleServer, cut, cut_in_the_middle, hang, no_choices, no_json, status
+from little_server import LittleServer, answer, cut, cut_in_the_middle, hang, no_choices, no_json, status
 
 import evalspec
 from evalspec.cli import main
@@ -52,9 +52,10 @@ def test_what_passes_is_asked_again_and_leaves_no_trace(serve: Serve, spec: Spec
     server = serve()
     past = formatdate(time.time() - 5, usegmt=True)
     faults = [status(429, Retry_After="0"), status(429, Retry_After=past), cut, cut_in_the_middle, no_json, no_choices]
-    faults += [status(code) for code in (408, 429, 500, 502, 503, 504)]
+    faults += [status(code) for code in (408, 425, 429, 500, 502, 503, 504, 520, 529)]
+    faults += [answer(finish_reason="abort"), answer(text=None), answer(text=4)]
     server.faults.extend(faults)
-    finished = go(spec({"there": server.block(server={"retries": 12})}, "ask"), tmp_path)
+    finished = go(spec({"there": server.block(server={"retries": len(faults)})}, "ask"), tmp_path)
     assert (finished.status, finished.failed, finished.samples) == ("finished", 0, 12)
     assert not server.faults, "all of them happened"
     assert len(server.seen) == 12 + 1 + len(faults)
@@ -79,6 +80,23 @@ def test_a_server_that_says_when_to_come_back_is_left_alone_until_then(
     assert retry_after(formatdate(1000, usegmt=True), 990) == 10
     assert retry_after(formatdate(1000, usegmt=True), 2000) == 0
     assert retry_after("soon", 0) is None
+
+
+def test_a_server_that_says_to_come_back_at_once_is_left_alone_for_a_while_all_the_same(
+    serve: Serve, spec: Spec
+) -> None:
+    server = serve()
+    arrived: list[float] = []
+
+    def busy_for_half_a_second(body: dict[str, Any]) -> Any:
+        arrived.append(time.perf_counter())
+        return status(429, Retry_After="0") if arrived[-1] - arrived[0] < 0.5 else None
+
+    server.when = busy_for_half_a_second
+    [part] = compile_plan(
+        load(spec({"there": server.block(server={"backoff": 0.1, "retries": 6})}, "ask"), root=ROOT)
+    ).models
+    assert all(result.error is None for result in walk(part.forest, open_backend(part.model)))
 
 
 def test_a_request_that_fails_to_the_end_is_one_samples_error_and_is_tried_again_by_the_next_run(
@@ -127,6 +145,97 @@ def test_what_one_prompt_cannot_have_is_not_asked_twice(serve: Serve, spec: Spec
     [error] = [error for _, _, error in samples(tmp_path) if error]
     assert error == f"{server.url}/completions answered 400: this prompt is too long"
     assert sum(body["prompt"] == long for body in server.seen) == 1
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        None,
+        [1],
+        {"prompt_tokens": None, "completion_tokens": None},
+        {"prompt_tokens": "many", "completion_tokens": "few", "prompt_tokens_details": {"cached_tokens": "none"}},
+        {"prompt_tokens": -1, "completion_tokens": -1, "prompt_tokens_details": [1]},
+        {"prompt_tokens": 99.0, "completion_tokens": 2.0},
+    ],
+)
+def test_counts_that_are_none_are_counted_here(serve: Serve, spec: Spec, tmp_path: Path, usage: Any) -> None:
+    server = serve()
+    server.always = answer(text=" Paris", usage=usage)
+    finished = go(spec({"there": server.block()}, "ask"), tmp_path)
+    assert (finished.failed, finished.status) == (0, "finished")
+    assert {output for _, output, _ in samples(tmp_path)} == {" Paris"}
+    with evalspec.connect(tmp_path / "store.duckdb") as connection:
+        [(fed, new)] = connection.execute("SELECT computed_tokens, output_tokens FROM efficiency").fetchall()
+    assert fed > 0
+    assert new > 0
+
+
+def test_a_server_that_cuts_prompts_without_a_word_gives_errors_and_no_answers(
+    serve: Serve, spec: Spec, tmp_path: Path
+) -> None:
+    server = serve()
+    for task, most in (("ask", 14), ("choose", 34)):  # a trial of scoring has 33 tokens at most
+        made = spec({"there": server.block()}, task)
+        server.most = None
+        assert go(made, tmp_path / f"{task}-whole").failed == 0
+        server.most = most
+        assert go(made, tmp_path / task).failed > 0
+        errors = {error for _, _, error in samples(tmp_path / task) if error}
+        assert all(error.startswith(f"the server read {most} of ") for error in errors), errors
+        assert all("say `max_length`" in error for error in errors)
+
+
+def test_half_a_character_is_shown_as_one_that_is_missing(serve: Serve, spec: Spec, tmp_path: Path) -> None:
+    server = serve()
+    text = b'{"choices": [{"text": " \\ud83d\\ude00 and \\ud83d", "finish_reason": "length"}]}'
+    server.when = lambda body: (lambda handler: handler.say(200, text)) if body["max_tokens"] > 1 else None
+    assert go(spec({"there": server.block()}, "ask"), tmp_path).failed == 0
+    assert {output for _, output, _ in samples(tmp_path)} == {" \U0001f600 and \ufffd"}
+    server.when = lambda body: (
+        (lambda handler: handler.say(400, b'{"error": "not \\udead"}')) if body["max_tokens"] > 1 else None
+    )
+    go({**spec({"there": server.block()}, "ask")}, tmp_path / "refused")
+    assert {error for _, _, error in samples(tmp_path / "refused")} == {
+        f"{server.url}/completions answered 400: not \ufffd"
+    }
+
+
+def test_what_a_server_says_of_an_error_under_a_good_status_is_passed_on(
+    serve: Serve, spec: Spec, tmp_path: Path
+) -> None:
+    server = serve()
+    server.always = status(200, "the provider is out of order")
+    with pytest.raises(RunError, match=r"has no choices: the provider is out of order \(asked 4 times\)"):
+        go(spec({"there": server.block()}, "ask"), tmp_path)
+    native = server.block(url=server.url.removesuffix("/v1"))  # where llama.cpp has an API of its own
+    with pytest.raises(RunError, match=r"Is `url` right\? Most end in /v1"):
+        go(spec({"there": native}, "ask"), tmp_path / "native")
+
+
+def test_a_server_that_wants_to_be_paid_ends_the_run_and_what_was_answered_is_kept(
+    serve: Serve, spec: Spec, tmp_path: Path
+) -> None:
+    server = serve()
+    made = spec({"there": server.block(server={"concurrency": 1})}, "ask")
+    server.when = lambda body: status(402, "Insufficient credits") if len(server.seen) > 6 else None
+    with pytest.raises(RunError, match=r"answered 402: Insufficient credits\. The server wants to be paid first"):
+        go(made, tmp_path)
+    assert len(samples(tmp_path)) == 5, "the sixth request to come after the trial was refused"
+    server.when = lambda body: None
+    assert go(made, tmp_path).computed == 12 - 5
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("ALL_PROXY", "socks5://127.0.0.1:1"), ("HTTPS_PROXY", "foo://h:1"), ("SSL_CERT_FILE", "/nowhere")],
+)
+def test_an_environment_that_no_connection_can_be_made_by_is_said_in_a_sentence(
+    spec: Spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    block = {"weights": "m", "backend": "server", "url": "https://h/v1", "tokenizer": "zoo/transformer"}
+    with pytest.raises(RunError, match=r"models\.there: .*what the environment says of proxies and certificates"):
+        go(spec({"there": block}, "ask"), tmp_path)
 
 
 def test_a_model_that_the_server_does_not_have_is_named_with_those_that_it_has(
@@ -231,7 +340,7 @@ def test_a_key_goes_to_the_server_and_nowhere_else(
     server = serve(key=KEY)
     made = spec({"there": server.block(server={"key": "EVALSPEC_TEST_KEY", "retries": 0})}, "ask")
     [part] = compile_plan(load(made, root=ROOT)).models
-    one = part.forest.requests[3].tokens.tolist()
+    one = max((request.tokens.tolist() for request in part.forest.requests), key=len)  # the shortest is tried first
     server.when = lambda body: status(500, f"no luck with {KEY}") if body["prompt"] == one else None
     path = tmp_path / "spec.yaml"
     path.write_text(yaml.safe_dump(made))
@@ -260,6 +369,17 @@ def test_a_key_goes_to_the_server_and_nowhere_else(
     for secret in (KEY, "sk-wrong-9876543210"):
         assert secret not in told.out + told.err
         assert secret.encode() not in written
+
+
+def test_a_key_in_a_long_message_is_not_shown_in_part(
+    serve: Serve, spec: Spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve(key=KEY)
+    monkeypatch.setenv("EVALSPEC_TEST_KEY", KEY)
+    server.always = status(400, "x" * 390 + KEY)  # the message is cut in the middle of it
+    with pytest.raises(RunError, match=r"x{390}") as found:
+        go(spec({"there": server.block(server={"key": "EVALSPEC_TEST_KEY"})}, "ask"), tmp_path)
+    assert KEY[:8] not in str(found.value)
 
 
 def test_without_a_named_variable_no_key_is_sent(
@@ -331,6 +451,7 @@ def test_ctrl_c_ends_a_run_at_once_though_the_server_says_nothing(
     assert running.returncode == 1
     assert "interrupted; what was finished is kept" in said
     assert "Traceback" not in said
+    assert "Task" not in said, "asyncio has nothing to complain of"
 
 
 def _until(true: Callable[[], bool], seconds: float = 30) -> None:

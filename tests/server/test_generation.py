@@ -12,7 +12,9 @@ from little_server import LittleServer
 from test_scoring import LOCAL, plans, results
 
 from evalspec.errors import BackendError
+from evalspec.execute.backends.server.answers import text_of
 from evalspec.models.card import zoo_folder
+from evalspec.models.served import on_this_machine
 
 Spec = Callable[..., dict[str, Any]]
 Serve = Callable[..., LittleServer]
@@ -52,6 +54,11 @@ def test_a_server_that_takes_no_token_ids_is_asked_in_text_when_the_spec_says_so
     ours, _ = results(local)
     theirs, _ = results(part)
     assert {k: r.text for k, r in theirs.items()} == {k: r.text for k, r in ours.items()}
+    made = spec({"there": server.block(server={"prompts": "text"})}, "ask")
+    made["tasks"]["ask"]["decode"] |= {"temperature": 1.0}  # with `top_p` of 1, which TGI refuses
+    [part] = plans(made)
+    sampled, _ = results(part)
+    assert all(result.error is None for result in sampled.values())
 
 
 def test_samples_are_drawn_by_a_seed_of_their_own_that_does_not_change(serve: Serve, spec: Spec) -> None:
@@ -102,3 +109,17 @@ def test_what_begins_the_answer_has_no_place_in_a_conversation_and_goes_as_token
     [part] = plans(made)
     results(part)
     assert set(server.paths) == {"/v1/completions"}
+
+
+def test_what_stands_beside_the_answer_is_not_the_answer() -> None:
+    thought = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
+    parts = [thought, {"type": "text", "text": "Par"}, {"type": "text", "text": "is"}]
+    assert text_of({"message": {"role": "assistant", "content": parts}}) == "Paris"
+    for message in ({"content": None, "tool_calls": [{"id": "1"}]}, {"content": None, "reasoning_content": "hm"}):
+        assert text_of({"message": message}) == ""
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]", "0.0.0.0"])
+def test_this_machine_is_asked_without_a_proxy(host: str) -> None:
+    assert on_this_machine(f"http://{host}:8000/v1")
+    assert not on_this_machine("http://models.example.org/v1")

@@ -15,9 +15,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evalspec.execute.backends.server.http import Malformed
+from evalspec.execute.backends.server.http import CutShort, Malformed, message_of
 
 PLACEHOLDER = "token_id:"
+
+BROKEN_OFF = ("abort", "error", "cancelled")
+"""Why an answer ended, where its server stopped in the middle of it (vLLM and SGLang: `abort`; gateways: `error`)."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,14 @@ class Position:
 
 
 def choice_of(answer: Any) -> Mapping[str, Any]:
-    """The first choice. Raises Malformed where there is none."""
+    """The first choice. Raises Malformed where there is none, or its server did not come to its end."""
     choices = answer.get("choices") if isinstance(answer, Mapping) else None
     if not isinstance(choices, Sequence) or not choices or not isinstance(choices[0], Mapping):
-        raise Malformed("has no choices")
+        said = message_of(answer) if isinstance(answer, Mapping) and answer.get("error") else ""
+        raise Malformed("has no choices" + (f": {said}" if said else ""))
     first: Mapping[str, Any] = choices[0]
+    if first.get("finish_reason") in BROKEN_OFF:
+        raise Malformed(f"was broken off (`{first['finish_reason']}`)")
     return first
 
 
@@ -58,6 +64,8 @@ def text_of(choice: Mapping[str, Any]) -> str:
         message = choice["message"]
         text = message.get("content") if isinstance(message, Mapping) else 0
         text = "" if text is None else text
+        if isinstance(text, list):  # in parts, of which a thought may be one
+            text = "".join(str(part.get("text") or "") for part in text if part.get("type") == "text")
     else:
         text = choice.get("text")
     if not isinstance(text, str):
@@ -65,14 +73,29 @@ def text_of(choice: Mapping[str, Any]) -> str:
     return text
 
 
-def spent_of(answer: Mapping[str, Any], sent: int) -> Spent:
-    """What the answer to `sent` prompt tokens cost; all of them where the server counts nothing."""
+def spent_of(answer: Mapping[str, Any], sent: int, *, exactly: bool = True) -> Spent:
+    """What the answer to `sent` prompt tokens cost; all of them where the server counts nothing.
+
+    Raises CutShort where the server read fewer of the ids that it was sent; not `exactly`, where it makes ids itself.
+    """
     usage = answer.get("usage")
-    if not isinstance(usage, Mapping):
-        return Spent(sent, None)
+    usage = usage if isinstance(usage, Mapping) else {}
     details = usage.get("prompt_tokens_details")
-    cached = details.get("cached_tokens") if isinstance(details, Mapping) else 0
-    return Spent(max(0, int(usage.get("prompt_tokens", sent)) - int(cached or 0)), usage.get("completion_tokens"))
+    cached = _count(details.get("cached_tokens")) if isinstance(details, Mapping) else 0
+    read = _count(usage.get("prompt_tokens")) or sent
+    if exactly and read < sent:
+        raise CutShort(
+            f"the server read {read:,} of {sent:,} prompt tokens: it cuts what is longer than it takes. Let it take "
+            "more, or say `max_length`",
+            passing=False,
+        )
+    return Spent(max(0, read - (cached or 0)), _count(usage.get("completion_tokens")))
+
+
+def _count(value: Any) -> int | None:
+    """A number of tokens, None where it is none."""
+    whole = isinstance(value, int | float) and value >= 0 and value == value // 1
+    return int(value) if whole else None
 
 
 def positions_of(choice: Mapping[str, Any]) -> list[Position]:

@@ -21,7 +21,7 @@ from evalspec.errors import BackendError
 from evalspec.execute.backends.server import scoring
 from evalspec.execute.backends.server.answers import Spent
 from evalspec.execute.backends.server.generation import Written, generation, written
-from evalspec.execute.backends.server.http import Client, RequestFailed
+from evalspec.execute.backends.server.http import Client, CutShort, RequestFailed
 from evalspec.execute.backends.server.scoring import Told, Way
 from evalspec.execute.backends.server.traffic import Traffic
 from evalspec.execute.backends.server.trial import find_way, too_long, who
@@ -108,13 +108,15 @@ class ServerEngine:
             )
         if any(request.targets for request in forest.requests):
             self.way = self.traffic.wait(find_way(self.client, self.served, forest, self.settings.scoring))
-        for request in {bool(request.turns): request for request in forest.requests if request.decoding}.values():
+        asked = sorted((r for r in forest.requests if r.decoding), key=lambda request: -len(request.tokens))
+        for request in {bool(request.turns): request for request in asked}.values():  # the shortest of either kind
             path, body = generation(self.served, request, self.model.tokenizer, as_text=self._as_text)
             try:
-                self.traffic.wait(self.client.ask(path, body | {"max_tokens": 1}, partial(written, request=request)))
+                read = partial(written, request=request, body=body)
+                self.traffic.wait(self.client.ask(path, body | {"max_tokens": 1}, read))
             except RequestFailed as problem:
-                said = f"models.{name}: {str(problem).rstrip('.')}"
-                if path == "completions" and not self._as_text and not problem.passing:
+                said = f"models.{name}: {str(problem).rstrip('.')}{self.client.doubt}"
+                if path == "completions" and not (self._as_text or problem.passing or isinstance(problem, CutShort)):
                     said += ". If it takes no token ids, say `server: {prompts: text}`"
                 raise BackendError(said) from None
 
@@ -137,7 +139,7 @@ class ServerEngine:
                 return await self.client.ask("completions", call.scoring.body(), call.scoring.read)
             request = forest.requests[call.number]
             path, body = generation(self.served, request, self.model.tokenizer, as_text=self._as_text)
-            return await self.client.ask(path, body, partial(written, request=request))
+            return await self.client.ask(path, body, partial(written, request=request, body=body))
 
         return ask
 

@@ -31,7 +31,8 @@ _NEUTRAL: Mapping[str, Mapping[str, Any]] = {
 @dataclass(frozen=True)
 class Served:
     """A model as its server names it. `owner` is who the server's list of models says it is: `vllm`, `sglang`,
-    `llamacpp`, something else, or nothing. `longest` is the most tokens that it takes, where the list says so."""
+    `llamacpp`, `tgi` (which names the model itself), something else, or nothing. `longest` is the most tokens that it
+    takes, where the list says so."""
 
     model: str
     owner: str = ""
@@ -61,7 +62,9 @@ def generation(served: Served, request: Request, tokenizer: Tokenizer, *, as_tex
     if decoding.stop:
         body["stop"] = list(decoding.stop)
     if decoding.temperature > 0:
-        body |= {"top_p": decoding.top_p, "seed": stream_of(request) % SEEDS}
+        body["seed"] = stream_of(request) % SEEDS
+        if decoding.top_p < 1 or served.owner != "tgi":  # which refuses 1, and takes it for none
+            body["top_p"] = decoding.top_p
         if decoding.top_k:
             body["top_k"] = decoding.top_k
     if request.turns:
@@ -76,8 +79,12 @@ def generation(served: Served, request: Request, tokenizer: Tokenizer, *, as_tex
     return "completions", body | {"prompt": text}
 
 
-def written(answer: Any, request: Request) -> Written:
-    """What came of a generation request. Raises Malformed."""
+def written(answer: Any, request: Request, body: Mapping[str, Any]) -> Written:
+    """What came of a generation request: its text up to the first stop text, which TGI leaves in it. Raises Malformed,
+    and CutShort where the server read less than it was sent."""
+    assert request.decoding is not None
     choice = choice_of(answer)
-    reason = choice.get("finish_reason")
-    return Written(text_of(choice), None if reason is None else str(reason), spent_of(answer, len(request.tokens)))
+    reason, text = choice.get("finish_reason"), text_of(choice)
+    text = text[: min((at for at in map(text.find, request.decoding.stop) if at >= 0), default=len(text))]
+    spent = spent_of(answer, len(request.tokens), exactly=isinstance(body.get("prompt"), list))
+    return Written(text, None if reason is None else str(reason), spent)

@@ -2,11 +2,11 @@
 
     answer                                   what is done
     200 with what was asked for              taken
-    408, 429, 500, 502, 503, 504, cut or     sent again, later each time: about backoff · 2ⁿ seconds, half of it by
-    late answers, no JSON, JSON of another   chance, so that many clients do not come back together; or when the server
-    shape, no connection                     says (`Retry-After`, RFC 9110 section 10.2.3: seconds or a date)
-    400, 409, 413, 422 …                     this request cannot be had: `RequestFailed`
-    401, 403, 404, 3xx                       none can be had: `Refused`
+    408, 425, 429, 5xx, cut or late          sent again, later each time: about backoff · 2ⁿ seconds, half of it by
+    answers, no JSON, JSON of another        chance, so that many clients do not come back together; and not before the
+    shape, no connection                     server says (`Retry-After`, RFC 9110 section 10.2.3: seconds or a date)
+    400, 409, 413, 422, 501 …                this request cannot be had: `RequestFailed`
+    401, 402, 403, 404, 3xx                  none can be had: `Refused`
 
 The key goes into one header and nowhere else; what a server says is shown without it.
 """
@@ -17,6 +17,7 @@ import asyncio
 import json
 import os
 import random
+import re
 import time
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
@@ -30,8 +31,7 @@ from evalspec.models.served import on_this_machine
 from evalspec.spec.model import ServerBlock
 
 T = TypeVar("T")
-PASSING = frozenset({408, 429, 500, 502, 503, 504})
-HOPELESS = frozenset({401, 403, 404})
+HOPELESS = frozenset({401, 402, 403, 404})
 LONGEST_WAIT = 60.0
 LONGEST_ASKED = 300.0
 """Most seconds that a server may ask to be left alone; beyond that the request fails with the server's words."""
@@ -44,6 +44,10 @@ class RequestFailed(Exception):
     def __init__(self, said: str, *, passing: bool) -> None:
         super().__init__(said)
         self.passing = passing
+
+
+class CutShort(RequestFailed):
+    """The server read less of a prompt than it was sent."""
 
 
 class Refused(BackendError):
@@ -78,12 +82,20 @@ class Client:
         self.key = _key(name, settings)
         self.sent = 0
         """Requests sent so far, those sent again included."""
-        self._client = httpx2.AsyncClient(
-            headers={"Authorization": f"Bearer {self.key}"} if self.key else {},
-            timeout=httpx2.Timeout(settings.timeout, connect=min(CONNECT_SECONDS, settings.timeout), pool=None),
-            limits=httpx2.Limits(max_connections=settings.concurrency, max_keepalive_connections=settings.concurrency),
-            trust_env=not on_this_machine(self.url),
-        )
+        most = settings.concurrency
+        try:
+            self._client = httpx2.AsyncClient(
+                headers={"Authorization": f"Bearer {self.key}"} if self.key else {},
+                timeout=httpx2.Timeout(settings.timeout, connect=min(CONNECT_SECONDS, settings.timeout), pool=None),
+                limits=httpx2.Limits(max_connections=most, max_keepalive_connections=most),
+                trust_env=not on_this_machine(self.url),
+            )
+        except (ImportError, ValueError, OSError) as error:
+            raise BackendError(
+                f"models.{name}: {self.url} cannot be reached by what the environment says of proxies and certificates "
+                f"(ALL_PROXY, HTTPS_PROXY, SSL_CERT_FILE …): {_words(error).split('. ')[0]}. `NO_PROXY` names hosts "
+                "that need none"
+            ) from None
 
     async def close(self) -> None:
         """Close all connections."""
@@ -104,13 +116,21 @@ class Client:
             except _Passing as problem:
                 said, after = str(problem), problem.after
             except Malformed as problem:
-                said, after = f"the server's answer {problem}", None
+                said, after = _shortened(self._safe(f"the server's answer {problem}")), None
+            except (TypeError, ValueError, LookupError, AttributeError):  # whatever stands where something else should
+                said, after = "the server's answer has an unknown form", None
             if after is not None and after > LONGEST_ASKED:
                 raise RequestFailed(f"{said}, and asks to be left alone for {after:,.0f} s", passing=True)
             if number < most:
                 wait = min(LONGEST_WAIT, self.settings.backoff * 2**number)
-                await asyncio.sleep(wait * random.uniform(0.5, 1.0) if after is None else after)
+                # Not at once where the server says so: its clock may be late, or its seconds rounded down to none.
+                await asyncio.sleep(max(wait * random.uniform(0.5, 1.0), after or 0.0))
         raise RequestFailed(said + (f" (asked {most + 1} times)" if most else ""), passing=True)
+
+    @property
+    def doubt(self) -> str:
+        """What to say where what answers may be no OpenAI-compatible API: llama.cpp has one of its own beside it."""
+        return "" if "/v1" in self.url else ". Is `url` right? Most end in /v1"
 
     async def answers(self) -> bool:
         """Whether the server answers anything at all, now."""
@@ -147,23 +167,25 @@ class Client:
             raise _Passing(f"{self.url} cut the connection: {_words(error)}") from None
         if response.status_code == 200:
             try:
-                return response.json()
-            except (ValueError, RecursionError):  # the latter where it is nested without end
+                return _json(response)
+            except ValueError:
                 raise Malformed("is not JSON") from None
         raise self._refusal(path, response)
 
     def _refusal(self, path: str, response: httpx2.Response) -> Exception:
         """What an answer other than 200 means."""
         code = response.status_code
-        said = self._safe(_message(response))
+        said = _shortened(self._safe(_message(response)))
         told = f"{self.url}/{path} answered {code}" + (f": {said}" if said else "")
-        if code in PASSING:
+        if code in (408, 425, 429) or (code >= 500 and code != 501):  # gateways have their own beside 500 to 504
             return _Passing(told, retry_after(response.headers.get("retry-after"), time.time()))
         if code not in HOPELESS and not 300 <= code < 400:
             return RequestFailed(told, passing=False)
         advice = f"the server refuses the key of ${self.settings.key}"
         if self.settings.key is None:
             advice = "the server wants a key: name the environment variable that holds it by `server.key`"
+        if code == 402:
+            advice = "the server wants to be paid first"
         if code == 403:
             advice += ", or does not let it use this model"
         if code == 404:
@@ -207,16 +229,45 @@ def _key(name: str, settings: ServerBlock) -> str | None:
 
 
 def _message(response: httpx2.Response) -> str:
-    """What the server says of an error: OpenAI's `error.message` and its kin, else the first line of the text."""
+    """What the server says of an error: in its JSON, else the first line of the text."""
+    try:
+        return message_of(_json(response))
+    except ValueError:
+        return " ".join(response.text.strip().split("\n", 1)[0].split())
+
+
+def message_of(answer: Any) -> str:
+    """What JSON says of an error: OpenAI's `error.message` and its kin, else all of it."""
+    for name in ("error", "message", "detail"):
+        if isinstance(answer, dict) and answer.get(name):
+            answer = answer[name]
+    text = answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)
+    return " ".join(text.split())
+
+
+def _json(response: httpx2.Response) -> Any:
+    """An answer's JSON. Raises ValueError where it is none.
+
+    A character outside the basic plane is two escapes in JSON. Half of it, which a server that cuts texts between the
+    two leaves, is no text that could be stored, and becomes U+FFFD.
+    """
     try:
         found = response.json()
-        for name in ("error", "message", "detail"):
-            if isinstance(found, dict) and found.get(name):
-                found = found[name]
-        text = found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
-    except ValueError:
-        text = response.text.strip().split("\n", 1)[0]
-    text = " ".join(text.split())
+        halves = re.search(r"\\u[dD][89a-fA-F]", response.text) is not None
+        return _mended(found) if halves else found
+    except RecursionError:  # it is nested without end
+        raise ValueError from None
+
+
+def _mended(found: Any) -> Any:
+    if isinstance(found, str):
+        return found.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(found, list):
+        return [_mended(one) for one in found]
+    return {_mended(key): _mended(one) for key, one in found.items()} if isinstance(found, dict) else found
+
+
+def _shortened(text: str) -> str:
     return text if len(text) <= 400 else text[:400] + " …"
 
 

@@ -7,7 +7,6 @@ a caller may have an event loop already (a notebook). When the caller has enough
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import queue
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator
@@ -21,6 +20,7 @@ T = TypeVar("T")
 
 GIVE_UP_AFTER = 20
 """So many requests that failed one after the other, each asked again and again, end the run."""
+END_SECONDS = 1.0
 
 
 class Traffic:
@@ -28,17 +28,29 @@ class Traffic:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, name="evalspec-server", daemon=True).start()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="evalspec-server", daemon=True)
+        self._thread.start()
 
     def end(self, client: Client) -> None:
-        """Close a client and end the thread; does not wait for either, since it may be called from within it."""
+        """Drop what is under way, close a client and end the thread, which is waited for a moment: asyncio complains of
+        requests that are still there when the interpreter ends. It may be called from within the thread."""
 
         async def leave() -> None:
+            under_way = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in under_way:
+                task.cancel()
+            await asyncio.gather(*under_way, return_exceptions=True)
             await client.close()
             self._loop.stop()
 
-        with contextlib.suppress(RuntimeError):  # the interpreter is on its way out
-            asyncio.run_coroutine_threadsafe(leave(), self._loop)
+        leaving = leave()
+        try:
+            asyncio.run_coroutine_threadsafe(leaving, self._loop)
+        except RuntimeError:  # the interpreter is on its way out
+            leaving.close()
+            return
+        if threading.current_thread() is not self._thread:
+            self._thread.join(END_SECONDS)
 
     def wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine to its end and return its value; an interruption of the wait cancels it."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from evalspec.errors import BackendError
@@ -53,12 +53,18 @@ async def who(client: Client, model: Model) -> Served:
     for one in listed:
         if one.get("id") == wanted:
             longest = one.get("max_model_len")
-            return Served(wanted, str(one.get("owned_by") or ""), longest if isinstance(longest, int) else None)
-    owners = {str(one.get("owned_by") or "") for one in listed}
+            return Served(wanted, _owner(one), longest if isinstance(longest, int) else None)
+    owners = {_owner(one) for one in listed}
     names = ", ".join(str(one.get("id")) for one in listed)
     if owners & {"vllm", "sglang"}:
         raise BackendError(f"models.{model.name}.weights: {client.url} has no model `{wanted}`; it has {names}")
     return Served(wanted, owners.pop() if len(owners) == 1 else "")
+
+
+def _owner(listed: Mapping[str, Any]) -> str:
+    """Whose server lists a model: TGI writes the model's own name there."""
+    owner = str(listed.get("owned_by") or "")
+    return "tgi" if owner and owner == listed.get("id") else owner
 
 
 def _models(answer: Any) -> list[dict[str, Any]]:
@@ -83,7 +89,7 @@ async def find_way(client: Client, served: Served, forest: Forest, wanted: str) 
     try:
         plain = await client.ask("completions", likeliest(served, prompt), read_likeliest)
     except RequestFailed as problem:
-        raise _refused(client, str(problem)) from None
+        raise _refused(client, str(problem) + client.doubt) from None
     if not plain.top:
         raise _refused(client, "it lists no likeliest tokens")
     mass = sum(map(math.exp, plain.top.values()))
