@@ -5,14 +5,18 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 import pytest
+import yaml
 
 import evalspec
 from evalspec.errors import BackendError, RunError
@@ -94,6 +98,43 @@ def test_a_killed_engine_is_one_sentence_and_the_run_goes_on_and_ends_as_nativel
             connection.execute("SELECT sum(computed_tokens), sum(prompt_tokens) FROM efficiency").fetchone() or ()
         )
     assert 0 < fed < asked  # the prefix cache was hit, and `efficiency` shows it
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["the terminal's", "of one process"])
+def test_ctrl_c_while_an_engine_starts_ends_the_run_and_the_engine(tmp_path: Path, whole: bool) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text(yaml.safe_dump({**SPEC, "models": {"m": {"weights": "zoo/transformer", "backend": "vllm"}}}))
+    (tmp_path / "prompts").symlink_to(ROOT / "prompts")
+    running = subprocess.Popen(
+        [sys.executable, "-m", "evalspec", "run", str(path), "--store", str(tmp_path / "s.duckdb")],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        end = time.monotonic() + 90
+        while not (engine := engines_of(running.pid)) and running.poll() is None and time.monotonic() < end:
+            time.sleep(0.05)
+        assert engine, "it was started"
+        (os.killpg if whole else os.kill)(running.pid, signal.SIGINT)
+        _, said = running.communicate(timeout=30)
+    finally:
+        running.kill()
+    assert running.returncode == 1
+    assert "interrupted; what was finished is kept" in said
+    assert "Traceback" not in said
+    assert not [process for process in engine if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+
+
+def engines_of(process: int) -> list[psutil.Process]:
+    """Python processes that a process started and that start themselves."""
+    return [
+        child
+        for child in psutil.Process(process).children(recursive=True)
+        if any("spawn_main" in word for word in child.cmdline())
+    ]
 
 
 def left_over() -> list[list[str]]:

@@ -13,6 +13,7 @@ import importlib.metadata
 import logging
 import os
 import re
+import signal
 import sys
 import tempfile
 import threading
@@ -66,7 +67,7 @@ class Started:
 
 
 def start(model: Model, *, threads: int, prefix_caching: bool = True) -> Started:
-    """Load a model into an engine. BackendError says in a sentence why there is none."""
+    """Load a model into an engine. BackendError says in a sentence why there is none; an interruption leaves none."""
     found = vllm_build()
     assert found is not None  # asked when the spec was compiled
     handle, name = tempfile.mkstemp(prefix="evalspec-vllm-", suffix=".log")
@@ -78,6 +79,7 @@ def start(model: Model, *, threads: int, prefix_caching: bool = True) -> Started
     arguments = _arguments(model, block, cpu=found.cpu, eager=eager, cached=cached)
     try:
         with (
+            _interruptible(),
             _environment(_variables(cpu=found.cpu, eager=eager, threads=threads) | _precision(arguments["dtype"])),
             _output_to(handle),
             warnings.catch_warnings(),
@@ -87,6 +89,10 @@ def start(model: Model, *, threads: int, prefix_caching: bool = True) -> Started
 
             llm = LLM(**arguments)
         logging.getLogger("vllm").setLevel(logging.CRITICAL)  # of this process alone: the others write to the log
+    except KeyboardInterrupt:
+        _end(_new_processes(before))
+        log.unlink(missing_ok=True)
+        raise
     except Exception as error:  # vLLM raises what its libraries raise, and a RuntimeError for what its processes did
         _end(_new_processes(before))
         raise BackendError(
@@ -231,6 +237,31 @@ def _variables(*, cpu: bool, eager: bool, threads: int) -> dict[str, str]:
 def _precision(dtype: str) -> dict[str, str]:
     """On NVIDIA GPUs Triton would multiply float32 as TF32, in SSD among others."""
     return {"TRITON_F32_DEFAULT": os.environ.get("TRITON_F32_DEFAULT", "ieee")} if dtype == "float32" else {}
+
+
+class _Interrupted(BaseException):
+    """Ctrl-C, by a name that vLLM does not catch."""
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C while an engine starts is a KeyboardInterrupt here. vLLM drops one there (`zmq_socket_ctx`), then waits
+    ten minutes for processes that the terminal's Ctrl-C has ended."""
+    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not usual or threading.current_thread() is not threading.main_thread():
+        yield  # who catches it otherwise goes on doing so
+        return
+
+    def interrupted(*_: object) -> None:
+        raise _Interrupted
+
+    signal.signal(signal.SIGINT, interrupted)
+    try:
+        yield
+    except _Interrupted:
+        raise KeyboardInterrupt from None
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextlib.contextmanager
