@@ -381,16 +381,16 @@ def _schema(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    if options.selftest:
-        from evalspec.doctor.selftest import selftest
-        from evalspec.doctor.selftest_page import selftest_text
-
-        tested = selftest(options.device, say=lambda text: print(text, file=sys.stderr, flush=True))
-        print(json.dumps(tested.json(), indent=1) if options.json else selftest_text(tested))
-        return 0 if tested.right else 1
     from evalspec.doctor.findings import examine
 
     found = examine()
+    if options.selftest and found.can_run:
+        from evalspec.doctor.selftest import selftest
+        from evalspec.doctor.selftest_page import selftest_text
+
+        tested = selftest(options.device, findings=found, say=lambda text: print(text, file=sys.stderr, flush=True))
+        print(json.dumps(tested.json(), indent=1) if options.json else selftest_text(tested))
+        return 0 if tested.right else 1
     print(json.dumps(found.json(), indent=1) if options.json else found.text())
     return 0 if found.can_run else 1
 

@@ -86,19 +86,23 @@ def device_named(asked: str) -> torch.device:
 def selftest(
     asked: str = "auto",
     *,
+    findings: Findings | None = None,
     size: Size | None = None,
     gemm_size: int | None = None,
     copy_bytes: int | None = None,
     models: tuple[str, ...] = ("transformer", "mamba", "mamba2"),
     say: Callable[[str], None] = lambda _: None,
 ) -> SelfTest:
-    """Try everything on a device. BackendError for a device that is not here; any other fault is a row that says it."""
+    """Try everything on a device, on a machine where evalspec can run; `findings`, if it was looked at already.
+
+    BackendError for a device that is not here; any other fault is a row that says it.
+    """
     device = device_named(asked)
     began = time.perf_counter()
     keep_memory()  # as a run does
     if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)  # as a run of models this small: two threads would mostly wait for each other
-    findings = examine()
+    findings = findings or examine()
     say("the device's own rates")
     name = gpu_name(device.index) if device.type == "cuda" else findings.machine.processor
     try:

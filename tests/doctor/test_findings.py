@@ -74,6 +74,13 @@ def test_where_evalspec_cannot_run_the_exit_code_is_1(module: str, tmp_path: Pat
     assert f"evalspec cannot run here: {module} OSError: a library is missing (pip install '{module}>=" in said
 
 
+@pytest.mark.parametrize("module", ["torch", "transformers"])
+def test_where_evalspec_cannot_run_no_selftest_is_tried(module: str, tmp_path: Path) -> None:
+    path = broken(tmp_path, **{module: "raise OSError('a library is missing')"})
+    said = doctor("--selftest", code=1, PYTHONPATH=path)
+    assert f"evalspec cannot run here: {module} OSError: a library is missing" in said
+
+
 def test_an_import_that_never_ends_is_given_up_and_the_others_are_tried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
