@@ -19,7 +19,7 @@ import yaml
 
 import evalspec
 from evalspec.data.interrupting import keyboard
-from evalspec.errors import EvalspecError, RunError, StoreError, located
+from evalspec.errors import BackendError, EvalspecError, RunError, StoreError, located
 from evalspec.execute.distributed.cluster import place_of
 from evalspec.execute.places import Place
 from evalspec.execute.protocols import Engine, ForkingBackend, Result
@@ -227,7 +227,7 @@ class _Work:
                     meter.peak = backend.peak_memory()
                     self._commit(batch, keys, meter)
                     batch, last = [], time.perf_counter()
-        except EvalspecError:  # the engine or the server is gone, or lets nobody in; what it answered before is not
+        except (RunError, BackendError):  # the engine or server is gone, or lets nobody in; what it answered is not
             self._commit(batch, keys, meter)
             raise
         meter.peak = backend.peak_memory()
