@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evalspec.errors import in_a_line
+from evalspec.execute.processor import processor_name
 
 VISIBLE = ("HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL")
 """What may hide GPUs from a process. On ROCm ROCR_VISIBLE_DEVICES does, and of what it leaves HIP_VISIBLE_DEVICES or,
@@ -73,7 +74,7 @@ def machine() -> Machine:
     return Machine(
         python=platform.python_version(),
         system=f"{platform.system()} {platform.release()}",
-        processor=_processor(),
+        processor=processor_name(),
         cores=os.cpu_count() or 1,
         total_bytes=total,
         free_bytes=free,
@@ -154,14 +155,3 @@ def _driver() -> str | None:
             if Path(path).parent.is_dir():
                 found.append(f"{name} of the kernel {platform.release()}")
     return ", ".join(found) or None
-
-
-def _processor() -> str:
-    """The processor's name, or its architecture where the system does not tell."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return " ".join(line.partition(":")[2].split())
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 import psutil
 
 from evalspec.errors import BackendError
+from evalspec.execute.processor import processor_name
 from evalspec.execute.protocols import Closing, Engine, ForkingBackend
 from evalspec.models.card import Model
 
@@ -99,7 +100,7 @@ def describe_device(device: str) -> str:
         if device not in ("auto", "cpu"):
             raise BackendError(f"`device: {device}`: torch sees no GPU here; use `auto` or `cpu`")
         threads = torch.get_num_threads()
-        return f"CPU ({platform.machine()}, {threads} thread{'s' * (threads != 1)})"
+        return f"CPU ({processor_name()}, {threads} thread{'s' * (threads != 1)})"
     _, sign, index = device.partition(":")
     count = torch.cuda.device_count()
     if sign and int(index) >= count:

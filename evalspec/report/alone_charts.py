@@ -213,6 +213,8 @@ def _rounded(m: Median) -> tuple[float, ...]:
 
 
 def _of(alone: Alone) -> str:
+    if alone.repeats == "1":
+        return "One timing of each point, which tells no spread."
     return f"Medians of {alone.repeats} repeats; bars are {interval_words(alone)}."
 
 

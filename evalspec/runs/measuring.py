@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from evalspec.errors import BackendError
 from evalspec.execute.backends.memory import release_memory
 from evalspec.execute.measuring import Measured, measure
 from evalspec.execute.meters import meters_of
@@ -41,8 +42,14 @@ def still_missing(plan: MeasurePlan, rows: Iterable[Mapping[str, Any]]) -> dict[
 
 
 def threads_of(plans: Sequence[MeasurePlan]) -> int:
-    """CPU threads for all models of a spec alike, so that what is compared ran alike."""
+    """CPU threads for all models of a spec alike, so that what is compared ran alike.
+
+    BackendError for more than this machine has processors: what was timed would be how they wait for each other.
+    """
     stated = [plan.measure.threads for plan in plans if plan.measure.threads]
+    here = os.cpu_count()
+    if stated and here and stated[0] > here:
+        raise BackendError(f"`measure.threads: {stated[0]}`: this machine has {here} processor{'s' * (here != 1)}")
     return (
         stated[0]
         if stated

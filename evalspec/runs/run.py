@@ -101,6 +101,8 @@ def run(
         progress.say("`measure` is left to a run without `--ray`, on the machine that is to be measured")
         measure = False
     load_scoring(cell.task for part in plan.models for cell in part.cells)
+    if measure and plan.measured:
+        threads_of(plan.measured)  # says now what this machine does not have
     missing = [(one, still_missing(one, timings)) for one in plan.measured if measure]
     answered = earlier is not None and len(store.finished(earlier["run_id"])) == plan.samples
     if earlier and earlier["status"] == "finished" and answered and not any(points for _, points in missing):

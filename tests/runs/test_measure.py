@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from evalspec.errors import BackendError
 from evalspec.execute import measuring
 from evalspec.execute.measuring import measure
 from evalspec.execute.meters import ProcessMeters, meters_of
 from evalspec.execute.opening import open_backend
+from evalspec.execute.processor import processor_name
 from evalspec.execute.protocols import Result
 from evalspec.execute.subjects import EngineAlone, ForkedAlone
 from evalspec.execute.walk import walk
@@ -279,3 +281,22 @@ def test_decoding_goes_past_the_end_token() -> None:
     work.run()
     assert steps == 6, "five new tokens after the one that prefill predicts"
     assert work.tokens() == 10
+
+
+def test_one_timing_is_called_one_and_names_the_processor(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store.duckdb")
+    models = {name: SPEC["models"][name] for name in ("mamba", "mamba2")}
+    finished = run(compiled(models=models, measure={**MEASURE, "lengths": [8, 32], "repeats": 1}), store, tmp_path)
+    assert {row["device"] for row in rows(store)} == {f"CPU ({processor_name()}, 1 thread)"}
+    assert finished.report is not None
+    page = finished.report.read_text()
+    assert "one timing of each point, by which nothing is compared" in page
+    assert "One timing of each point, which tells no spread." in page
+    assert "medians of 1" not in page.lower()
+
+
+def test_more_threads_than_processors_are_refused_before_anything_runs(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store.duckdb")
+    with pytest.raises(BackendError, match=r"^`measure\.threads: 4000`: this machine has \d+ processors?$"):
+        run(compiled(measure={**MEASURE, "threads": 4000}), store, tmp_path)
+    assert not store.runs()
