@@ -260,6 +260,13 @@ def test_a_server_without_a_list_of_models_serves_as_well_and_a_wrong_address_is
         go(spec({"there": wrong}, "ask"), tmp_path / "wrong")
 
 
+def test_a_server_of_conversations_alone_is_to_be_asked_for_these(serve: Serve, spec: Spec, tmp_path: Path) -> None:
+    server = serve()
+    server.always = status(404, "This is a chat model")
+    with pytest.raises(RunError, match=r"answered 404: This is a chat model\. .* wants `chat: true`"):
+        go(spec({"there": server.block()}, "ask"), tmp_path)
+
+
 def test_no_server_at_all_is_said_in_a_sentence(spec: Spec, tmp_path: Path) -> None:
     block = {"weights": "m", "backend": "server", "url": "http://127.0.0.1:1/v1", "tokenizer": "zoo/transformer"}
     with pytest.raises(

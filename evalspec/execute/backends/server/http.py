@@ -190,6 +190,8 @@ class Client:
             advice += ", or does not let it use this model"
         if code == 404:
             advice = "is `url` right (most end in /v1), and is `weights` what the server calls the model?"
+            if path == "completions":
+                advice += " One that has conversations alone wants `chat: true`"
         if code < 400:
             advice = (
                 f"the server has moved to {self._safe(response.headers.get('location', 'elsewhere'))}; correct `url`"
