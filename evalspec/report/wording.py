@@ -122,5 +122,7 @@ def _seeds(c: Comparison) -> str:
 
 
 def plain(value: float | None) -> str:
-    """`0.312`, without a sign."""
-    return "" if value is None else f"{value:.3f}" if abs(value) < 100 else f"{value:,.1f}"
+    """`0.312`, without a sign; `2.6e+33` where a text's perplexity is beyond all measure."""
+    if value is None:
+        return ""
+    return f"{value:.3f}" if abs(value) < 100 else f"{value:,.1f}" if abs(value) < 1e6 else f"{value:.3g}"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from evalspec.errors import StoreError, suggest
+from evalspec.report.wording import plain
 from evalspec.spec.conditions import Condition, Conditions
 from evalspec.spec.needs import METRICS as DECLARED
 from evalspec.spec.needs import metric_of
@@ -96,7 +97,7 @@ def _metrics_text(store: Store, run_id: str, title: str, only: Collection[str] |
     grouped: Grouped = {}
     for model, task, params, stage, chain, metric, value, low, high, _ in rows:
         if only is None or metric in only or metric_of(metric) in only:
-            shown = "" if value is None else f"{value:.3f}" + ("" if low is None else f" [{low:.3f}, {high:.3f}]")
+            shown = plain(value) + ("" if low is None else f" [{plain(low)}, {plain(high)}]")
             key = (metric, task, stage, chain, conditions.of(_params(params)))
             grouped.setdefault(key, {})[model] = shown
     return _by_model(store, run_id, ("metric", "task", "stage", "filter", "condition"), grouped, title)
