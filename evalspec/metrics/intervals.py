@@ -91,7 +91,8 @@ def aggregate(
     low, high = interval or (None, None)
     if exponential:
         value = _exp(estimate)
-        low, high = (None if low is None else _exp(low)), (None if high is None else _exp(high))
+        # No likelihood exceeds 1, so that nats are not negative and a perplexity is at least 1.
+        low, high = (None if low is None else _exp(max(0.0, low))), (None if high is None else _exp(high))
         # the delta method: exp has slope exp(R) at R
         return Aggregate(value, None if stderr is None or math.isinf(value) else value * stderr, low, high, n)
     return Aggregate(estimate, stderr, low, high, n)

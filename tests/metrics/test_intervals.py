@@ -154,6 +154,15 @@ def test_perplexitys_error_follows_from_the_delta_method() -> None:
     assert interval(result) == pytest.approx(tuple(np.quantile(resampled, (0.025, 0.975))), rel=0.01)
 
 
+def test_a_perplexity_s_interval_ends_at_one() -> None:
+    nats = [Score(value, 1.0) for value in (0.1, 0.2, 0.1, 0.3, 0.2, 40.0)]
+    result = aggregate(perplexity, nats, [str(i) for i in range(6)])
+    assert result.ci_low == 1.0
+    assert result.value is not None
+    assert result.ci_high is not None
+    assert 1.0 < result.value < result.ci_high
+
+
 def test_an_impossible_target_makes_an_infinite_perplexity_without_error_or_interval() -> None:
     scores = [Score(math.inf, 3.0), Score(1.0, 1.0)]
     assert aggregate(perplexity, scores, ["a", "b"]) == Aggregate(math.inf, None, None, None, 2)
