@@ -49,12 +49,12 @@ class Plugin:
 
     def _place(self, error: Exception) -> str:
         """The last line of the traceback that is the package's own, if any is."""
-        frames = traceback.extract_tb(error.__traceback__)[1:]  # the first is `running`
         source = _source(self.value)
         if source is None:
             return ""
         # A module of its own, or any file of the package that it is in.
         root = source.parent if source.name == "__init__.py" or "." in self.value.partition(":")[0] else source
+        frames = traceback.extract_tb(error.__traceback__)
         own = [frame for frame in frames if root in (Path(frame.filename), *Path(frame.filename).parents)]
         return "".join(f" ({frame.filename}:{frame.lineno})" for frame in own[-1:])
 
