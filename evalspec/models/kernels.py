@@ -24,6 +24,8 @@ def why_not(block: ModelBlock, backend: str, config: Mapping[str, Any]) -> str |
     ):
         if backend != "native" and value != default:
             return f"`{key}: {value}` belongs to `backend: native`; {block.weights} runs on {backend}"
+    if block.batch_invariant and backend != "transformers":
+        return f"`batch_invariant: true` needs `backend: transformers`; {block.weights} runs on {backend}"
     if block.dtype == "float64" and backend != "transformers":
         return f"`dtype: float64` needs `backend: transformers`; {block.weights} runs on {backend}"
     if block.kernels in ("triton", "mamba_ssm") and block.device == "cpu":

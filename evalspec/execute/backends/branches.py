@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from evalspec.execute.backends.kv import Segment
-from evalspec.execute.backends.tree_attention import attend, beyond, merge, part_of, with_sinks
+from evalspec.execute.backends.tree_attention import attend, beyond, in_precision, merge, part_of, with_sinks
 from evalspec.execute.backends.tree_layout import FAR, Layout, Scoring
 
 Planes = tuple[Tensor, Tensor]
@@ -235,15 +235,17 @@ class StepPass:
         if scoring.window is not None:
             far = batch.lengths[:, None] - batch.position[:, :used] >= scoring.window
             mask = mask.masked_fill(far[:, None, None], FAR)
-        output, total = part_of(query, all_keys[:, :, :used], all_values[:, :, :used], scoring, mask=mask)
+        given = query.dtype
+        query, *own = in_precision(scoring, query, all_keys[:, :, :used], all_values[:, :, :used])
+        output, total = part_of(query, *own, scoring, mask=mask)
         # Rows become the queries of one sequence: (1, H, rows, D) against what they share.
         output, total = output[:, :, 0].transpose(0, 1).contiguous(), total[:, :, 0].T.contiguous()
         queries = query[:, :, 0].transpose(0, 1)
         for part in batch.shared:
             rows = slice(part.first, part.last)
-            k, v = part.layers[self.layer]
+            k, v = in_precision(scoring, *part.layers[self.layer])
             near = beyond(scoring.window, batch.lengths[rows], part.position)
             o, its = part_of(queries[None, :, rows], k[None], v[None], scoring, mask=near)
             merge(output[:, rows], total[:, rows], o[0], its[0])
         self.layer += 1
-        return with_sinks(output, total, scoring).transpose(0, 1)[:, :, None]
+        return with_sinks(output, total, scoring).transpose(0, 1)[:, :, None].to(given)

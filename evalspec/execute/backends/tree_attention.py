@@ -28,6 +28,8 @@ def attend(
         before it.
     Returns: (H, t, D).
     """
+    given, (query, keys, values) = query.dtype, in_precision(scoring, query, keys, values)
+    past = past and (past[0].to(query.dtype), past[1].to(query.dtype))
     # Keys and values of different size: the kernel came out wrong on an H200 for some (96 and 16, say).
     narrow = query.dtype != torch.float64
     if query.is_cuda and narrow and query.shape[-1] == values.shape[-1] and _triton_is_here():
@@ -61,7 +63,7 @@ def attend(
         near = beyond(scoring.window, position[rows], theirs)
         o, its = part_of(query[None, :, rows], k[None, :, columns], v[None, :, columns], scoring, mask=near)
         merge(output[:, rows], total[:, rows], o[0], its[0])
-    return with_sinks(output, total, scoring)
+    return with_sinks(output, total, scoring).to(given)
 
 
 @cache
@@ -76,6 +78,11 @@ def beyond(window: int | None, rows: Tensor, columns: Tensor) -> Tensor | None:
         return None
     distance = rows[:, None] - columns
     return torch.zeros(distance.shape, device=rows.device).masked_fill_(distance >= window, FAR)[None, None]
+
+
+def in_precision(scoring: Scoring, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """These in the precision that attention is computed in."""
+    return tuple(tensor.to(scoring.dtype or tensor.dtype) for tensor in tensors)
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

@@ -74,12 +74,13 @@ class Layout:
 @dataclass(frozen=True)
 class Scoring:
     """How scores come about: softcap(scale · q · k), and no further back than `window` tokens; with `sinks` (H,), each
-    head's softmax has one more entry that brings no value."""
+    head's softmax has one more entry that brings no value. All of it in `dtype`, if not in the queries' own."""
 
     scale: float
     window: int | None = None
     softcap: float | None = None
     sinks: Tensor | None = None
+    dtype: torch.dtype | None = None
 
 
 def lay_out(pack: Pack, past: Sequence[Sequence[tuple[int, int]]], position: Tensor, past_position: Tensor) -> Layout:

@@ -59,10 +59,18 @@ class TransformersBackend(ForkingModel[Any, Any]):
         *,
         end_tokens: frozenset[int] = frozenset(),
         batch_tokens: int | None = None,
+        batch_invariant: bool = False,
     ) -> None:
-        """Run a model where its parameters are. `end_tokens` end an answer; `batch_tokens` bounds a batch."""
+        """Run a model where its parameters are. `end_tokens` end an answer; `batch_tokens` bounds a batch.
+
+        `batch_invariant`: results do not depend on what else a batch holds. ModelError where that cannot be had.
+        """
         self.model = model
-        self._forward = forward = Forward(model)
+        if getattr(model.config.get_text_config(), "attn_logit_softcapping", None):
+            model.set_attn_implementation("eager")  # the others leave caps of scores out without a word (5.19)
+        if batch_invariant and hasattr(model, "set_experts_implementation"):
+            model.set_experts_implementation("eager")  # expert by expert, each a product of its own
+        self._forward = forward = Forward(model, batch_invariant=batch_invariant)
         super().__init__(
             tokenizer,
             device=forward.device,
@@ -73,6 +81,8 @@ class TransformersBackend(ForkingModel[Any, Any]):
         )
         self.version = f"{transformers.__version__} (torch {torch.__version__})"
         self.way = self._settle()
+        if batch_invariant:
+            self._hold_invariant()
         self.forks = self.way.forks
         # A pack's states stand in memory together, however few its tokens are.
         self.most_spans = max(1, self.batch_bytes // max(1, self.way.state_bytes(0)))
@@ -100,6 +110,23 @@ class TransformersBackend(ForkingModel[Any, Any]):
         if not steps_differ(self.model) and trial.forks(rows):
             return rows
         return Again(self._forward, rows if trial.decodes(rows) else None, self)
+
+    @torch.inference_mode()
+    def _hold_invariant(self) -> None:
+        """Raise ModelError if results depend on the batch all the same."""
+        why = f"its attention cannot be taken over: {self.why_not_tree}"
+        if isinstance(self.way, tree.Tree):
+            why = tree.tokens_meet(self._forward) or ""
+        if why:
+            raise ModelError(
+                f"`batch_invariant: true` cannot be had of {type(self.model).__name__}: {why}; leave it out, or say "
+                "`dtype: float64`, whose results differ by less than is stored"
+            )
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """What, beside weights and request, can change a result."""
+        return (*super().identity, *(["batch_invariant"] if self._forward.batch_invariant else []))
 
     def state_bytes(self, length: int) -> int:
         """Bytes of what a sequence of `length` tokens leaves behind: keys and values, and states."""
@@ -186,12 +213,16 @@ def open_transformers(model: Model) -> TransformersBackend:
         )
     if spread or device.type == "cpu":
         kernels_by_device(loaded)
-    return TransformersBackend(
-        loaded if spread else loaded.to(device),
-        model.tokenizer,
-        end_tokens=end_tokens_of(model),
-        batch_tokens=model.block.batch_tokens,
-    )
+    try:
+        return TransformersBackend(
+            loaded if spread else loaded.to(device),
+            model.tokenizer,
+            end_tokens=end_tokens_of(model),
+            batch_tokens=model.block.batch_tokens,
+            batch_invariant=model.block.batch_invariant,
+        )
+    except ModelError as error:
+        raise ModelError(f"models.{model.name}: {error}") from error
 
 
 def _further_layers(unexpected: Iterable[str], taken: Iterable[str]) -> list[str]:
