@@ -4,7 +4,8 @@ Libraries choose how to compute by the shape of what they are given, so that a t
 digits in another batch (He and Thinking Machines Lab, "Defeating Nondeterminism in LLM Inference", 2025). Three
 measures prevent it:
 
-- a product with weights has **one shape**: `ROWS` tokens at a time, the last of them padded;
+- a product with weights, or a mean over a token's vector, has **one shape**: `ROWS` tokens at a time, the last of
+  them padded;
 - attention, whose sums fall into parts as the batch does, is computed in **float64** and rounded to the model's
   precision afterwards (`tree_layout.Scoring.dtype`). Other parts differ by 1e-16 of the numbers, which rounding hides
   but for about one number in 10⁷ of float32;
@@ -33,7 +34,7 @@ CURVES = (aten.silu.default, aten.gelu.default, aten.sigmoid.default)
 
 
 def in_blocks(product: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
-    """`product` (n, k) → (n, m), of so many rows at a time that each call has the same shape."""
+    """`product` (n, k) → (n, m), of so many tokens at a time that each call has the same shape."""
     count = ROWS[tokens.device.type]
     blocks = []
     for begin in range(0, max(1, len(tokens)), count):
@@ -42,17 +43,27 @@ def in_blocks(product: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
     return (torch.cat(blocks) if len(blocks) > 1 else blocks[0])[: len(tokens)]
 
 
+def _each(product: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
+    """`product` of each token: (…, k) → (…, m)."""
+    found = in_blocks(product, tokens.reshape(-1, tokens.shape[-1]))
+    return found.view(*tokens.shape[:-1], found.shape[-1])
+
+
 class Invariant(TorchDispatchMode):
-    """Within it, products of tokens (…, k) with weights (k, m) are computed `in_blocks`, and curves in float64."""
+    """Within it, products of tokens (…, k) with weights (k, m), and means, are computed `in_blocks`; curves in float64.
+    """
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         named = kwargs or {}
-        if func is aten.linear.default or (func is aten.matmul.default and args[1].ndim == 2):
-            tokens, *others = args
-            found = in_blocks(lambda block: func(block, *others, **named), tokens.reshape(-1, tokens.shape[-1]))
-            return found.view(*tokens.shape[:-1], found.shape[-1])
+        by_token = (
+            func is aten.linear.default
+            or (func is aten.matmul.default and args[1].ndim == 2)
+            or (func is aten.mean.dim and list(args[1:]) == [[-1], True])
+        )
+        if by_token:
+            return _each(lambda block: func(block, *args[1:], **named), args[0])
         if func is aten.mm.default:
             return in_blocks(lambda block: func(block, args[1]), args[0])
         if func is aten.addmm.default and args[0].ndim == 1:  # (m,) is a bias; (n, m) would be cut as the tokens are

@@ -62,6 +62,7 @@ def score(
         return np.zeros(0, np.float32), np.zeros(0, np.bool_)
     rows, columns = (torch.from_numpy(numbers).to(logits.device) for numbers in (at, targets))
     logits = logits.float()
-    logprobs = logits[rows, columns] - logits.logsumexp(-1)[rows]
+    # Not `logsumexp`, whose sums on a GPU are other ones for fewer than 16 rows.
+    logprobs = logits.log_softmax(-1)[rows, columns]
     greedy = logits.argmax(-1)[rows] == columns
     return logprobs.cpu().numpy(), greedy.cpu().numpy()

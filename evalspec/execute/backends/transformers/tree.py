@@ -84,12 +84,12 @@ def tokens_meet(forward: Forward) -> str | None:
     position = torch.arange(most, device=forward.device) % 7
 
     def told(count: int, *shape: int) -> tuple[Tensor, Tensor]:
-        """Logits, and log-sum-exp, of the last `count` tokens."""
+        """Logits and log-probabilities after the last `count` tokens."""
         every = torch.arange(count, device=forward.device)
         logits, _ = forward(
             tokens[-count:].view(*shape), {"position_ids": position[-count:].view(*shape)}, every, every[:0], None
         )
-        return logits, logits.logsumexp(-1)
+        return logits, logits.log_softmax(-1)
 
     with taking(_Alone()):
         expected = told(most, 1, most)
