@@ -66,19 +66,19 @@ def requests(questions: int) -> list[Request]:
     return found
 
 
-def draw_model(name: str) -> Any:
+def draw_model(name: str, dtype: torch.dtype = torch.bfloat16) -> Any:
     """A model with random weights on the GPU."""
     torch.manual_seed(0)
     config = dict(CONFIGS[name])
     if name == "pythia":
         del config["model_type"]
         with torch.device("cuda"):
-            return AutoModelForCausalLM.from_config(GPTNeoXConfig(**config), dtype=torch.bfloat16)
+            return AutoModelForCausalLM.from_config(GPTNeoXConfig(**config), dtype=dtype)
     with torch.device("cuda"):
         model = checkpoints.build(config)
     for parameter_name, parameter in model.named_parameters():
         if not parameter_name.endswith(WIDE):
-            parameter.data = parameter.data.bfloat16()
+            parameter.data = parameter.data.to(dtype)
     return model.requires_grad_(False)
 
 

@@ -104,6 +104,10 @@ def cases() -> list[Case]:
             Case(ssd, "state_kernel", held, {"N": block, **tile}, any_integers=counts, note=f"ssd {kind}"),
             Case(ssd, "scores_kernel", held, whole, any_integers=("groups",), note=f"ssd {kind}"),
             Case(ssd, "output_kernel", held, whole | {"P": block}, any_integers=counts, note=f"ssd {kind}"),
+            Case(
+                "ssd_serial_triton_kernels", "serial_kernel", held | {"delta_ptr": "fp32", "slot_ptr": "i32"}
+                | {"length_ptr": "i32"}, {"P": 32, "N": 128}, any_integers=counts, note=f"ssd {kind}",
+            ),
             *(
                 Case(
                     ssd, "step_kernel", held | states, {"P": 32, "N": 128}, any_integers=counts,

@@ -10,6 +10,7 @@ from typing import Any
 
 from evalspec.models.architectures import UncoveredConfig, architecture_of
 from evalspec.models.layer_cost import Layer, Mamba2Layer, MambaLayer
+from evalspec.models.original_format import HYBRID
 from evalspec.spec.model import ModelBlock
 
 CONV_WIDTHS = range(2, 5)
@@ -24,8 +25,15 @@ def why_not(block: ModelBlock, backend: str, config: Mapping[str, Any]) -> str |
     ):
         if backend != "native" and value != default:
             return f"`{key}: {value}` belongs to `backend: native`; {block.weights} runs on {backend}"
-    if block.batch_invariant and backend != "transformers":
-        return f"`batch_invariant: true` needs `backend: transformers`; {block.weights} runs on {backend}"
+    if block.batch_invariant:
+        if backend not in ("native", "transformers"):
+            return f"`batch_invariant: true` needs `native` or `transformers`; {block.weights} runs on {backend}"
+        if block.kernels != "auto":
+            return f"`batch_invariant: true` has kernels of its own, which `kernels: {block.kernels}` would not be"
+        if block.state_dtype != "float32":
+            return f"`batch_invariant: true` keeps states in float32, not in `state_dtype: {block.state_dtype}`"
+        if config.get("model_type") == HYBRID:
+            return f"`batch_invariant: true` is not there for hybrids with attention on native, as {block.weights} is"
     if block.dtype == "float64" and backend != "transformers":
         return f"`dtype: float64` needs `backend: transformers`; {block.weights} runs on {backend}"
     if block.kernels in ("triton", "mamba_ssm") and block.device == "cpu":

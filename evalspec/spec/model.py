@@ -85,8 +85,9 @@ class ModelBlock(Block):
     what rounding does, is the transformers backend's alone."""
     batch_invariant: bool = False
     """Results do not depend on what else is in a batch: not on its size, nor on how a run is cut over workers. Products
-    with weights get one shape and attention is computed in float64, which takes longer. For Transformers on the
-    transformers backend; whether it holds for the model and the machine is tried out when the model is opened."""
+    with weights get one shape, attention is computed in float64, Mamba-2's recurrence goes token after token, which all
+    takes longer. For Transformers on the transformers backend, Mamba and Mamba-2 on the native one; whether it holds
+    for the model and the machine is tried out when the model is opened."""
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$")
     """`auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:1` … (ROCm devices are called `cuda` too)."""
     device_map: Literal["auto", "balanced", "sequential"] | None = None

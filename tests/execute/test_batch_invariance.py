@@ -5,10 +5,11 @@ On a GPU if there is one.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -22,20 +23,26 @@ from transformers import (
     GPTNeoXConfig,
     GptOssConfig,
     LlamaConfig,
+    Mamba2Config,
+    MambaConfig,
     MistralConfig,
     MixtralConfig,
 )
 
 from evalspec.errors import BackendError, ModelError
 from evalspec.execute.backends.batch_invariance import ROWS, Invariant
+from evalspec.execute.backends.native import NativeBackend
 from evalspec.execute.backends.transformers.backend import TransformersBackend, open_transformers
+from evalspec.execute.opening import open_backend
 from evalspec.execute.protocols import Result
 from evalspec.execute.walk import walk
 from evalspec.models.card import find_model, zoo_folder
 from evalspec.models.tokens import Tokenizer
 from evalspec.plan.forest import Decoding, Forest, Request, alone, build_forest
 from evalspec.spec.model import ModelBlock
+from evalspec.ssm import checkpoints
 
+Backend = TransformersBackend | NativeBackend
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TOKENIZER = Tokenizer(str(zoo_folder() / "mamba"))
 VOCABULARY = 1600
@@ -56,6 +63,14 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "gpt_oss with sinks": lambda: GptOssConfig(
         **GROUPED, head_dim=40, num_local_experts=4, num_experts_per_tok=2, sliding_window=16
     ),
+}
+
+RECURRENT: dict[str, Any] = {
+    "vocab_size": VOCABULARY, "hidden_size": 160, "num_hidden_layers": 3, "initializer_range": 0.3,
+}  # fmt: skip
+NATIVE: dict[str, Callable[[], Any]] = {
+    "mamba": lambda: MambaConfig(**RECURRENT, state_size=16),
+    "mamba2": lambda: Mamba2Config(**RECURRENT, state_size=32, num_heads=10, head_dim=32, n_groups=2),
 }
 
 
@@ -83,7 +98,15 @@ def forest(long: int = 150) -> Forest:
     return build_forest(requests)
 
 
-def answers(backend: TransformersBackend, asked: Forest, **settings: Any) -> dict[str, Result]:
+def native(name: str, dtype: torch.dtype, **settings: Any) -> NativeBackend:
+    config = NATIVE[name]()
+    model = checkpoints.build(config.to_dict())
+    torch.manual_seed(3)
+    model.load_state_dict(AutoModelForCausalLM.from_config(config, dtype=torch.float32).state_dict())
+    return NativeBackend(model.to(DEVICE, dtype).requires_grad_(False), TOKENIZER, **settings)
+
+
+def answers(backend: Backend, asked: Forest, **settings: Any) -> dict[str, Result]:
     """By request; `batch_tokens`, `most_rows` and the walk's `state_budget` may be set."""
     usual = backend.batch_tokens, backend.most_rows
     backend.batch_tokens = settings.pop("batch_tokens", usual[0])
@@ -97,7 +120,7 @@ def logprobs(found: dict[str, Result], like: dict[str, Result]) -> np.ndarray:
     return np.concatenate([np.asarray(found[key].logprobs) for key in like])
 
 
-def otherwise(backend: TransformersBackend, asked: Forest) -> dict[str, dict[str, Result]]:
+def otherwise(backend: Backend, asked: Forest) -> dict[str, dict[str, Result]]:
     return {
         "packs of 64": answers(backend, asked, batch_tokens=64),
         "packs of 301": answers(backend, asked, batch_tokens=301),
@@ -110,11 +133,24 @@ def otherwise(backend: TransformersBackend, asked: Forest) -> dict[str, dict[str
 # In 16 bits the near ties of a random router fall otherwise in transformers' own pass, which is what a way is held to.
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    [(name, dtype) for name in CONFIGS for dtype in (torch.float32, torch.bfloat16)
-     if dtype == torch.float32 or "experts" not in name],
+    [
+        (name, dtype)
+        for name in CONFIGS
+        for dtype in (torch.float32, torch.bfloat16)
+        if dtype == torch.float32 or "experts" not in name
+    ],
 )
 def test_no_batch_changes_a_bit(name: str, dtype: torch.dtype) -> None:
-    backend = TransformersBackend(build(CONFIGS[name](), dtype), TOKENIZER, batch_invariant=True)
+    hold_equal(TransformersBackend(build(CONFIGS[name](), dtype), TOKENIZER, batch_invariant=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("name", NATIVE)
+def test_no_batch_changes_a_bit_of_a_state_space_model(name: str, dtype: torch.dtype) -> None:
+    hold_equal(native(name, dtype, batch_invariant=True))
+
+
+def hold_equal(backend: Backend) -> None:
     asked = forest()
     whole = answers(backend, asked)
     for way, found in otherwise(backend, asked).items():
@@ -122,9 +158,11 @@ def test_no_batch_changes_a_bit(name: str, dtype: torch.dtype) -> None:
         assert [found[key].text for key in whole] == [result.text for result in whole.values()], way
 
 
-def test_without_it_batches_do_change_bits() -> None:
-    """So that the test above has something to find."""
-    backend = TransformersBackend(build(CONFIGS["llama"]()), TOKENIZER)
+@pytest.mark.parametrize("name", ["llama", "mamba2"])
+def test_without_it_batches_do_change_bits(name: str) -> None:
+    """So that the tests above have something to find."""
+    plain = TransformersBackend(build(CONFIGS["llama"]()), TOKENIZER)
+    backend: Backend = plain if name == "llama" else native(name, torch.float32)
     asked = forest()
     whole = answers(backend, asked)
     assert any((logprobs(found, whole) != logprobs(whole, whole)).any() for found in otherwise(backend, asked).values())
@@ -155,16 +193,29 @@ def block(weights: str, **settings: Any) -> Any:
     return find_model("mine", ModelBlock(weights=weights, **settings), Path.cwd())
 
 
-def test_answers_with_and_without_it_are_kept_apart() -> None:
+@pytest.mark.parametrize("name", ["transformer", "mamba2"])
+def test_answers_with_and_without_it_are_kept_apart(name: str) -> None:
     plain, invariant = (
-        open_transformers(block("zoo/transformer", device="cpu", batch_invariant=asked)) for asked in (False, True)
+        cast(Backend, open_backend(block(f"zoo/{name}", device="cpu", batch_invariant=asked)))
+        for asked in (False, True)
     )
-    assert invariant.identity == (*plain.identity, "batch_invariant")
+    assert set(invariant.identity) == {*plain.identity, "batch_invariant"}
 
 
-def test_what_cannot_be_had_is_said_before_anything_is_loaded() -> None:
-    with pytest.raises(BackendError, match="`batch_invariant: true` needs `backend: transformers`; .* runs on native"):
-        block("zoo/mamba2", batch_invariant=True)
+@pytest.mark.parametrize(
+    ("weights", "settings", "said"),
+    [
+        ("zoo/mamba2", {"kernels": "torch"}, "has kernels of its own, which `kernels: torch` would not be"),
+        ("zoo/mamba", {"state_dtype": "bfloat16"}, "keeps states in float32, not in `state_dtype: bfloat16`"),
+        ("gpt-4", {"backend": "server", "url": "http://localhost:8000/v1", "tokenizer": "zoo/mamba"},
+         "needs `native` or `transformers`; gpt-4 runs on server"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_had_is_said_before_anything_is_loaded(
+    weights: str, settings: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(BackendError, match=f"models.mine: `batch_invariant: true` {said}"):
+        block(weights, batch_invariant=True, **settings)
 
 
 @pytest.fixture
@@ -177,8 +228,8 @@ def bloom(tmp_path: Path) -> str:
 
 
 def test_a_model_whose_attention_cannot_be_taken_over_is_refused(bloom: str) -> None:
-    with pytest.raises(ModelError, match="models.mine: `batch_invariant: true` cannot be had of BloomForCausalLM: its "
-                       "attention cannot be taken over"):  # fmt: skip
+    said = "models.mine: `batch_invariant: true` cannot be had of BloomForCausalLM: its attention cannot be taken over"
+    with pytest.raises(ModelError, match=re.escape(said)):
         open_transformers(block(bloom, batch_invariant=True))
 
 

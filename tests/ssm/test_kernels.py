@@ -14,6 +14,7 @@ from evalspec.ssm.kernels.causal_conv1d import causal_conv1d
 from evalspec.ssm.kernels.selective_scan import selective_scan, selective_scan_compiled, selective_scan_reference
 from evalspec.ssm.kernels.ssd import ssd, ssd_chunked, ssd_reference
 from evalspec.ssm.kernels.ssd_rows import ssd_rows
+from evalspec.ssm.kernels.ssd_serial import ssd_serial
 from tests.ssm.packs import PACKS, paths, random_pack
 
 ALONG = ("x", "delta", "B", "C")  # tensors with an axis of time
@@ -94,7 +95,7 @@ def close(one: tuple[Tensor, Tensor], truth: tuple[Tensor, Tensor], tolerance: f
 
 
 SCANS = [selective_scan_reference, selective_scan_compiled, selective_scan]
-SSDS = [ssd_reference, ssd_chunked, ssd]
+SSDS = [ssd_reference, ssd_chunked, ssd_serial]
 
 
 @pytest.mark.parametrize("name", PACKS)

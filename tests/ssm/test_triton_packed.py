@@ -269,6 +269,60 @@ def test_ssd_equals_the_recurrence_along_every_path(
             close(kept[place], last[0], PRODUCTS[dtype])
 
 
+def ssd_inputs(pack: Pack, heads: int, size: int, n: int, groups: int, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Slices of one projection, as a layer makes them, with decays from hardly any to total."""
+    t = pack.tokens
+    projection = torch.randn(t, heads * size + 2 * groups * n + heads, device=DEVICE).to(dtype)
+    x, B, C, raw = projection.split([heads * size, groups * n, groups * n, heads], dim=1)
+    return {
+        "x": x.unflatten(1, (heads, size)),
+        "delta": F.softplus(raw.float() * 3),
+        "A": -torch.exp(torch.randn(heads, device=DEVICE) * 2),
+        "B": B.unflatten(1, (groups, n)),
+        "C": C.unflatten(1, (groups, n)),
+        "D": torch.randn(heads, device=DEVICE),
+        "state": torch.randn(pack.given, heads, size, n, device=DEVICE),
+    }
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("seed", "size", "n", "groups", "started"), [(0, 8, 16, 2, True), (1, 20, 5, 1, False), (2, 40, 128, 4, True)]
+)
+def test_serial_ssd_equals_the_recurrence_along_every_path(
+    seed: int, size: int, n: int, groups: int, started: bool, dtype: torch.dtype
+) -> None:
+    from evalspec.ssm.kernels.ssd_serial import ssd_serial_triton
+
+    torch.manual_seed(seed)
+    pack = random_pack(seed, 9)
+    inputs = ssd_inputs(pack, 4, size, n, groups, dtype)
+    if not started:
+        del inputs["state"]
+    y, kept = ssd_serial_triton(**inputs, pack=pack)
+    wide = {name: tensor.float() for name, tensor in inputs.items()}
+    expected, after = ssd_reference(**wide, pack=pack)
+    close(y, expected.to(dtype))
+    close(kept, after)
+
+
+def test_serial_ssd_gives_the_same_bits_however_a_path_is_cut() -> None:
+    from evalspec.ssm.kernels.ssd_serial import ssd_serial_triton
+
+    torch.manual_seed(0)
+    whole = Pack.of([40], [-1], 1, [0])
+    inputs = ssd_inputs(whole, 4, 8, 16, 2, torch.float32)
+    expected, last = ssd_serial_triton(**inputs, pack=whole)
+    state, begin = inputs.pop("state"), 0
+    constants = {name: inputs.pop(name) for name in ("A", "D")}
+    for count in (1, 2, 17, 20):
+        piece = {name: tensor[begin : begin + count] for name, tensor in inputs.items()}
+        y, state = ssd_serial_triton(**piece, **constants, state=state, pack=Pack.of([count], [-1], 1, [0]))
+        assert torch.equal(y, expected[begin : begin + count])
+        begin += count
+    assert torch.equal(state, last)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kept", DTYPES)
 def test_a_step_of_ssd_equals_the_recurrence(dtype: torch.dtype, kept: torch.dtype) -> None:

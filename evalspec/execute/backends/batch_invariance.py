@@ -4,21 +4,23 @@ Libraries choose how to compute by the shape of what they are given, so that a t
 digits in another batch (He and Thinking Machines Lab, "Defeating Nondeterminism in LLM Inference", 2025). Three
 measures prevent it:
 
-- a product with weights, or a mean over a token's vector, has **one shape**: `ROWS` tokens at a time, the last of
-  them padded;
+- a product with weights, or a mean or norm of a token's vector, has **one shape**: `ROWS` tokens at a time, the last
+  of them padded;
 - attention, whose sums fall into parts as the batch does, is computed in **float64** and rounded to the model's
   precision afterwards (`tree_layout.Scoring.dtype`). Other parts differ by 1e-16 of the numbers, which rounding hides
-  but for about one number in 10⁷ of float32;
-- so are the activation functions that a CPU computes by one formula for numbers that fill its vectors, and by another
-  for those left over.
+  but for about one number in 10⁷ of float32. A state-space model's recurrence goes token after token instead, which
+  cuts nothing (`ssd_serial`, and Mamba's scan as it is);
+- in float64 are also the activation functions that a CPU computes by one formula for numbers that fill its vectors,
+  and by another for those left over.
 
-All else in a Transformer treats each token alone. That this holds for a model on a machine is tried out when it is
-opened (`transformers.trial`), to the last bit.
+All else treats each token alone. That this holds for a model, where it runs, is tried out to the last bit when it is
+opened (`transformers.tree.tokens_meet`, `NativeBackend`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -30,7 +32,7 @@ ROWS = {"cpu": 64, "cuda": 256}
 """Tokens in a product. More of them are padding while few sequences decode; fewer leave a processor idle."""
 
 aten = torch.ops.aten
-CURVES = (aten.silu.default, aten.gelu.default, aten.sigmoid.default)
+CURVES = (aten.silu.default, aten.gelu.default, aten.sigmoid.default, aten.softplus.default)
 
 
 def in_blocks(product: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
@@ -49,9 +51,14 @@ def _each(product: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
     return found.view(*tokens.shape[:-1], found.shape[-1])
 
 
-class Invariant(TorchDispatchMode):
-    """Within it, products of tokens (…, k) with weights (k, m), and means, are computed `in_blocks`; curves in float64.
-    """
+def products(invariant: bool) -> AbstractContextManager[Any]:
+    """Within it a model is run: as it is, or batch-invariant."""
+    return Invariant() if invariant else nullcontext()  # type: ignore[no-untyped-call]
+
+
+class Invariant(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Within it, products of tokens (…, k) with weights (k, m), means and norms are computed `in_blocks`, and curves in
+    float64."""
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -61,6 +68,7 @@ class Invariant(TorchDispatchMode):
             func is aten.linear.default
             or (func is aten.matmul.default and args[1].ndim == 2)
             or (func is aten.mean.dim and list(args[1:]) == [[-1], True])
+            or (func is aten.linalg_vector_norm.default and list(args[2:]) == [[-1], True])
         )
         if by_token:
             return _each(lambda block: func(block, *args[1:], **named), args[0])

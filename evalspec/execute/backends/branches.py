@@ -236,8 +236,8 @@ class StepPass:
             far = batch.lengths[:, None] - batch.position[:, :used] >= scoring.window
             mask = mask.masked_fill(far[:, None, None], FAR)
         given = query.dtype
-        query, *own = in_precision(scoring, query, all_keys[:, :, :used], all_values[:, :, :used])
-        output, total = part_of(query, *own, scoring, mask=mask)
+        query, k, v = in_precision(scoring, query, all_keys[:, :, :used], all_values[:, :, :used])
+        output, total = part_of(query, k, v, scoring, mask=mask)
         # Rows become the queries of one sequence: (1, H, rows, D) against what they share.
         output, total = output[:, :, 0].transpose(0, 1).contiguous(), total[:, :, 0].T.contiguous()
         queries = query[:, :, 0].transpose(0, 1)

@@ -68,6 +68,8 @@ class ForkingModel(ABC, Generic[Row, Batch]):
     model: Any
     forks: bool = True
     states_refer: bool = False
+    batch_invariant: bool = False
+    """Whether results are promised not to depend, by as much as a bit, on what else is in a batch."""
     most_spans: int | None = None  # in one pack
 
     def __init__(
@@ -96,7 +98,8 @@ class ForkingModel(ABC, Generic[Row, Batch]):
     @property
     def identity(self) -> tuple[str, ...]:
         """What, beside weights and request, can change a result: backend, versions, precision, kind of device."""
-        return (self.name, self.version, str(self.dtype).removeprefix("torch."), self.device.type)
+        invariant = ["batch_invariant"] if self.batch_invariant else []
+        return (self.name, self.version, str(self.dtype).removeprefix("torch."), self.device.type, *invariant)
 
     # What a subclass brings ------------------------------------------------------------------------------------------
 

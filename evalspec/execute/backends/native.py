@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evalspec.errors import BackendError
+from evalspec.errors import BackendError, ModelError
+from evalspec.execute.backends.batch_invariance import ROWS, products
 from evalspec.execute.backends.device import DTYPES, device_of, dtype_of, end_tokens_of
 from evalspec.execute.backends.forking import Fed, ForkedState
 from evalspec.execute.backends.graphs import GraphedSteps, Seated
@@ -56,6 +57,31 @@ class NativeBackend(StateSpaceBackend[RecurrentLanguageModel, PackedState, Recur
             _, state = model(ids, None, Pack.of([1, 1, 1], [-1, 0, 0], 1, [0]))
         held = sum(layer.conv.nbytes + layer.ssm.numel() * self.state_dtype.itemsize for layer in state.layers)
         self._bytes = int(held) + self.hidden_bytes
+        if self.batch_invariant and (why := self._where_batches_matter()):
+            raise ModelError(
+                f"`batch_invariant: true` cannot be had of {type(model).__name__} here: {why}; leave it out"
+            )
+
+    @torch.inference_mode()
+    def _where_batches_matter(self) -> str | None:
+        """A batch in which tokens come out otherwise, to the last bit, than in one with all others; None if none does.
+        So it is tried out whether the promise holds for this model, here."""
+        most = 2 * ROWS[self.device.type] + 3
+        tokens = torch.linspace(0, self.vocab_size - 1, most, device=self.device).long()
+        every = torch.arange(most, device=self.device)
+        whole = self._feed(tokens, Pack.of([most], [-1], 1, [0]), [None], every, None)
+        begin, given = 0, None
+        for count in (1, 2, 3, 5, 8, 13, most // 4, most - (32 + most // 4)):
+            piece = slice(begin, begin + count)
+            fed = self._feed(tokens[piece], Pack.of([count], [-1], 1, [0]), [given], every[:count], None)
+            if not torch.equal(fed.logits, whole.logits[piece]):
+                return f"{count} token{'s' * (count != 1)} come out otherwise than among {most}"
+            begin, given = begin + count, fed.memories[0]
+        # And while decoding: one row, and the same row beside others.
+        state = ForkedState(whole.memories[0], whole.last[0], most)
+        rows = [self._step(tokens[:count], self._gather([state] * count, 1))[0] for count in (1, 2, 3, 7, 18)]
+        same = all(torch.equal(few, rows[-1][: len(few)]) for few in rows)
+        return None if same else "rows that decode come out otherwise beside others"
 
     def state_bytes(self, length: int) -> int:
         """Bytes of one sequence's state, whatever its length."""
@@ -74,7 +100,8 @@ class NativeBackend(StateSpaceBackend[RecurrentLanguageModel, PackedState, Recur
     def _feed(
         self, tokens: Tensor, pack: Pack, given: Sequence[PackedState | None], scored: Tensor, hidden: Tensor | None
     ) -> Fed[PackedState]:
-        vectors, after = self.model(tokens, self._stack(given), pack)
+        with products(self.batch_invariant):
+            vectors, after = self.model(tokens, self._stack(given), pack)
         picked = vectors[scored] if hidden is None else torch.cat([vectors[scored], hidden])
         last = vectors[torch.from_numpy(pack.stop[pack.keep] - 1).to(self.device)]
         conv = torch.stack([layer.conv for layer in after.layers], dim=1)  # rows, layers, …
@@ -89,11 +116,12 @@ class NativeBackend(StateSpaceBackend[RecurrentLanguageModel, PackedState, Recur
         return batch
 
     def _step(self, tokens: Tensor, batch: RecurrentState | Seated) -> tuple[Tensor, RecurrentState | Seated]:
-        if self.graphs is None:
-            assert isinstance(batch, RecurrentState)
-            return self._logits(self.model.step(tokens, batch)), batch
-        seated = batch if isinstance(batch, Seated) else self.graphs.seat(batch)
-        return self.graphs.step(tokens, seated), seated
+        with products(self.batch_invariant):
+            if self.graphs is None:
+                assert isinstance(batch, RecurrentState)
+                return self._logits(self.model.step(tokens, batch)), batch
+            seated = batch if isinstance(batch, Seated) else self.graphs.seat(batch)
+            return self.graphs.step(tokens, seated), seated
 
     def _select(self, batch: RecurrentState | Seated, rows: Sequence[int]) -> RecurrentState | Seated:
         if isinstance(batch, Seated):
@@ -113,8 +141,9 @@ class NativeBackend(StateSpaceBackend[RecurrentLanguageModel, PackedState, Recur
         """(layers + 1, t, d): the embedding, and the residual stream after each block."""
         states = [self.model.backbone.embeddings(torch.as_tensor(np.asarray(tokens, np.int64), device=self.device))]
         pack = Pack.of_rows(1, len(tokens))
-        for block in self.model.backbone.layers:
-            states.append(block(states[-1], None, pack)[0])
+        with products(self.batch_invariant):
+            for block in self.model.backbone.layers:
+                states.append(block(states[-1], None, pack)[0])
         return torch.stack(states).float().cpu().numpy()
 
 
@@ -127,10 +156,14 @@ def open_native(model: Model) -> NativeBackend | HybridBackend:
         "batch_tokens": block.batch_tokens,
         "kernels": kernels,
         "state_dtype": DTYPES[block.state_dtype],
+        "batch_invariant": block.batch_invariant,
     }
     if model.type == HYBRID:
         return HybridBackend(load_hybrid(model.directory, dtype=dtype, device=device), model.tokenizer, **settings)
-    return NativeBackend(load(model.directory, dtype=dtype, device=device), model.tokenizer, **settings)
+    try:
+        return NativeBackend(load(model.directory, dtype=dtype, device=device), model.tokenizer, **settings)
+    except ModelError as error:
+        raise ModelError(f"models.{model.name}: {error}") from error
 
 
 def _kernels(model: Model, device: torch.device) -> Choice:

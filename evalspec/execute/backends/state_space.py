@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import evalspec
+from evalspec.execute.backends.batch_invariance import products
 from evalspec.execute.backends.forking import Batch, ForkingModel, Row
 from evalspec.models.tokens import Tokenizer
 from evalspec.ssm.kernels.choice import Choice, Kernels
@@ -26,6 +27,8 @@ class Settings(TypedDict, total=False):
     kernels: Choice
     state_dtype: torch.dtype
     """Precision in which state-space states are kept; what is computed is float32."""
+    batch_invariant: bool
+    """Results do not depend on what else a batch holds; `kernels` are `serial` then."""
 
 
 class StateSpaceBackend(ForkingModel[Row, Batch], Generic[Net, Row, Batch]):
@@ -35,7 +38,8 @@ class StateSpaceBackend(ForkingModel[Row, Batch], Generic[Net, Row, Batch]):
     model: Net
 
     def __init__(self, model: Net, tokenizer: Tokenizer | None, settings: Settings) -> None:
-        self.kernels: Choice = settings.get("kernels", "auto")
+        self.batch_invariant = settings.get("batch_invariant", False)
+        self.kernels: Choice = "serial" if self.batch_invariant else settings.get("kernels", "auto")
         self.state_dtype = settings.get("state_dtype", torch.float32)
         self.model = model.eval().freeze().use(self.kernels)
         head = model.lm_head.weight
@@ -58,4 +62,5 @@ class StateSpaceBackend(ForkingModel[Row, Batch], Generic[Net, Row, Batch]):
         return (*super().identity, f"{str(self.state_dtype).removeprefix('torch.')} states")
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        return self.model.head(hidden)
+        with products(self.batch_invariant):
+            return self.model.head(hidden)

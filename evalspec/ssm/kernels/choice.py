@@ -7,12 +7,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+from evalspec.ssm.kernels.ssd_serial import ssd_serial
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,9 @@ class Kernels:
     """Of the packages that they come from, where that is not torch."""
 
 
-Choice = Kernels | Literal["auto", "torch"]
-"""What a layer is told: kernels, or the fastest for where it is, or PyTorch's own operations and no others."""
+Choice = Kernels | Literal["auto", "torch", "serial"]
+"""What a layer is told: kernels, or the fastest for where it is, or PyTorch's own operations and no others. `serial` is
+`auto`, but SSD goes token after token on a GPU too, so that no sum depends on where a batch begins."""
 
 
 def kernels_for(choice: Choice, x: Tensor) -> Kernels | None:
@@ -49,6 +52,8 @@ def kernels_for(choice: Choice, x: Tensor) -> Kernels | None:
         return None
     if choice == "auto":
         return triton_kernels() if x.is_cuda else None
+    if choice == "serial":
+        return replace(triton_kernels(), ssd=ssd_serial) if x.is_cuda else None
     return choice
 
 

@@ -1,9 +1,9 @@
 # mypy: disable-error-code="untyped-decorator"
-"""The loops that torch has no fast form of on a CPU, compiled by numba: Mamba's scan and its filter over time, and
-what lies around the products of Mamba-2's chunks.
+"""The loops that torch has no fast form of on a CPU, compiled by numba: the recurrences of Mamba and of Mamba-2, token
+after token, and the filter over time before them.
 
-The first two walk the segments of a pack in order, each from its own starting state, in blocks of channels that fit the
-nearest cache; threads share the blocks. Compiled on first use, once a machine.
+The recurrences walk the segments of a pack in order, each from its own starting state, in blocks of channels that fit
+the nearest cache; threads share the blocks. Compiled on first use, once a machine.
 
 Glossary: t tokens · e channels · n state · s segments · g given states · m segments whose last state is needed
 """
@@ -107,6 +107,49 @@ def scan_of(n: int) -> Callable[..., None]:
     return scan  # type: ignore[no-any-return]
 
 
+@cache
+def serial_of(n: int) -> Callable[..., None]:
+    """SSD token after token, for a state of n: the scan above, but that a head of p channels has one decay.
+
+    Arguments: x (t, h, p) · delta (t, h) · A · log2 e (h,) · B, C (t, r, n) · D (h,) · start, length, parent, slot (s,)
+    of the pack · state (g, h, p, n) · y (t, h, p) and ends (m, h, p, n), which are written.
+    """
+
+    @njit(parallel=True, cache=True, fastmath=_REASSOCIATED, error_model="numpy")
+    def serial(
+        x: Floats, delta: Floats, A: Floats, B: Floats, C: Floats, D: Floats,
+        start: Ints, length: Ints, parent: Ints, slot: Ints, state: Floats, y: Floats, ends: Floats,
+    ) -> None:  # fmt: skip
+        heads, size = x.shape[1], x.shape[2]
+        for head in prange(heads):
+            group = head * B.shape[1] // heads
+            h = np.empty((size, n), np.float32)
+            for s in range(len(start)):
+                above = parent[s]
+                before = ends[slot[above], head] if above >= 0 else state[-1 - above, head]
+                for p in range(size):
+                    for i in range(n):
+                        h[p, i] = before[p, i]
+                for t in range(start[s], start[s] + length[s]):
+                    b, c, d = B[t, group], C[t, group], delta[t, head]
+                    decay = _exp2(d * A[head])
+                    for p in range(size):
+                        u, states = d * x[t, head, p], h[p]
+                        total = np.float32(0.0)
+                        for i in range(n):
+                            v = decay * states[i] + u * b[i]
+                            states[i] = v
+                            total += c[i] * v
+                        y[t, head, p] = total + D[head] * x[t, head, p]
+                if slot[s] >= 0:
+                    after = ends[slot[s], head]
+                    for p in range(size):
+                        for i in range(n):
+                            after[p, i] = h[p, i]
+
+    return serial  # type: ignore[no-any-return]
+
+
 @njit(parallel=True, cache=True, error_model="numpy")
 def _convolve(x: Floats, weight: Floats, bias: Floats, history: Ints, state: Floats, y: Floats) -> None:
     """y_t = bias + Σ_k w_k ⊙ input_k, the inputs being those that `Pack.history` names, and x_t itself last.
@@ -128,60 +171,4 @@ def _convolve(x: Floats, weight: Floats, bias: Floats, history: Ints, state: Flo
                     row[e] += w[e] * before[e]
 
 
-@njit(parallel=True, cache=True, error_model="numpy")
-def _weigh(scores: Floats, cum: NDArray[np.float64], reach: Ints, weighted: Floats) -> None:
-    """SSD within chunks: C_q · B_s for every head, times exp(cum_q − cum_s) if s is on the path to q, else 0.
-
-    Arguments: scores (c, r, q, s) · cum (c, h, q), log2 of the decay since the entry · reach (c, s), in positions
-    of the chunk · weighted (c, h, q, s), written. The difference is taken in float64: cum may be large, and it small.
-    """
-    chunks, groups, size, _ = scores.shape
-    heads = cum.shape[1]
-    for one in prange(chunks * heads):
-        c, h = one // heads, one % heads
-        decays, ends = cum[c, h], reach[c]
-        for q in range(size):
-            row, given, here = weighted[c, h, q], scores[c, h * groups // heads, q], decays[q]
-            for s in range(q + 1):
-                decay = _exp2(np.float32(here - decays[s]))
-                row[s] = given[s] * decay if q < ends[s] else np.float32(0.0)
-            for s in range(q + 1, size):
-                row[s] = np.float32(0.0)
-
-
-@njit(parallel=True, cache=True, error_model="numpy")
-def _spread(u: Floats, step: Floats, token: Ints, size: Ints, value: Floats) -> None:
-    """Δ x at each position of each chunk, 0 behind its end: u (t, h, p) · step (t, h) · token (c, q) · size (c,)
-    · value (c, h, q, p), written."""
-    chunks, heads, longest, width = value.shape
-    for one in prange(chunks * heads):
-        c, h = one // heads, one % heads
-        for q in range(size[c]):
-            t = token[c, q]
-            row, given, weight = value[c, h, q], u[t, h], step[t, h]
-            for p in range(width):
-                row[p] = weight * given[p]
-        for q in range(size[c], longest):
-            for p in range(width):
-                value[c, h, q, p] = np.float32(0.0)
-
-
-@njit(parallel=True, cache=True, error_model="numpy")
-def _join(y: Floats, carried: Floats, decay: Floats, token: Ints, chunks: Ints, size: Ints, joined: Floats) -> None:
-    """y + decay · carried, back in the tokens' order: y (c, h, q, p) · carried (i, q, h, p), of these chunks (i,) ·
-    decay (c, h, q) · token (c, q) · size (c,) · joined (t, h, p), written at the chunks' tokens."""
-    heads, width = joined.shape[1], joined.shape[2]
-    for i in prange(len(chunks)):
-        c = chunks[i]
-        for q in range(size[c]):
-            t = token[c, q]
-            for h in range(heads):
-                row, own, given, left = joined[t, h], y[c, h, q], carried[i, q, h], decay[c, h, q]
-                for p in range(width):
-                    row[p] = own[p] + left * given[p]
-
-
 convolve: Callable[..., None] = _convolve
-weigh: Callable[..., None] = _weigh
-spread: Callable[..., None] = _spread
-join: Callable[..., None] = _join

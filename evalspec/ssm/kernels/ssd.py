@@ -16,7 +16,6 @@ c chunks · q, s positions in a chunk · k kept segments (`Pack.keep`)
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -27,7 +26,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evalspec.plan.pack import Pack
-from evalspec.ssm.kernels.ssd_rows import ssd_rows, ssd_step
+from evalspec.ssm.kernels.ssd_rows import ssd_rows
+from evalspec.ssm.kernels.ssd_serial import ssd_serial
 
 # Tokens a chunk. Any size gives the same result: the (chunk × chunk) scores cost more than longer chunks save.
 _CHUNK = 64
@@ -65,8 +65,6 @@ class _Plan:
     token   (c, q)     the token at each position; 0 where the chunk is shorter
     real    (c, q)     whether there is one
     before  (c, q, s)  whether position s is on the path to position q
-    reach   (c, s)     behind the last position whose path leads through s, on the CPU
-    size    (c,)       how many tokens each chunk has, on the CPU
     order              behind the padding: (c · q) positions of the tokens (t,)
     entry   (c,)       the state each chunk hangs from: given ones first, then ports
     hanging            for each state that chunks hang from, its number and those chunks
@@ -77,8 +75,6 @@ class _Plan:
     token: Tensor
     real: Tensor
     before: Tensor
-    reach: NDArray[np.int64]
-    size: NDArray[np.int64]
     order: Tensor
     entry: Tensor
     hanging: tuple[tuple[int, Tensor], ...]
@@ -122,8 +118,6 @@ def _make_plan(pack: Pack, most: int, device: torch.device) -> _Plan:
         token=on_device(token),
         real=on_device(real),
         before=on_device(before),
-        reach=np.ascontiguousarray(reach),
-        size=size,
         order=on_device(np.flatnonzero(real.ravel())),
         entry=on_device(entry),
         hanging=tuple((state, on_device(np.flatnonzero(entry == state))) for state in np.unique(entry).tolist()),
@@ -158,7 +152,7 @@ def ssd_chunked(
     plan = _plan(pack, chunk, x.device)
     longest = plan.token.shape[1]
     u, step = x.float(), delta.float()
-    value = _values(u, step, plan)  # c h q p
+    value = (u * step[..., None])[plan.token].permute(0, 2, 1, 3)  # c h q p
     a = torch.where(plan.real[..., None], (step * A.float())[plan.token], 0.0)
     B, C = (tensor.float()[plan.token].permute(0, 2, 1, 3) for tensor in (B, C))  # c r q n
     cum = torch.matmul(plan.before.double(), a.double()).transpose(1, 2)  # c h q
@@ -189,38 +183,12 @@ def ssd_chunked(
     return torch.addcmul(y, D.float()[:, None], u).to(x.dtype), states[plan.kept]
 
 
-def _compiles(tensor: Tensor) -> bool:
-    """Whether loops over this may be numba's."""
-    return tensor.device.type == "cpu" and not torch.is_grad_enabled()
-
-
-def _values(u: Tensor, step: Tensor, plan: _Plan) -> Tensor:
-    """Δ x at each position of each chunk: (t, h, p), (t, h) → (c, h, q, p)."""
-    if not _compiles(u):
-        return (u * step[..., None])[plan.token].permute(0, 2, 1, 3)
-    from evalspec.ssm.kernels.compiled import share_threads, spread
-
-    share_threads()
-    value = u.new_empty(len(plan.token), u.shape[1], plan.token.shape[1], u.shape[2])
-    spread(u.contiguous().numpy(), step.contiguous().numpy(), plan.token.numpy(), plan.size, value.numpy())
-    return value
-
-
 def _joined(y: Tensor, carried: list[Tensor], from_entry: Tensor, plan: _Plan) -> Tensor:
     """What each chunk gives to itself, y (c, h, q, p), and what its entry's state gives, decayed: (t, h, p).
 
     `carried` are (c, q, h, p), of the chunks of each of `plan.hanging`; `from_entry` (c, h, q) are their decays.
     """
     _, heads, longest, size = y.shape
-    if _compiles(y):
-        from evalspec.ssm.kernels.compiled import join, share_threads
-
-        share_threads()
-        y, decay, joined = y.contiguous(), from_entry.contiguous(), y.new_empty(len(plan.order), heads, size)
-        for (_, here), part in zip(plan.hanging, carried, strict=True):
-            parts = [tensor.numpy() for tensor in (y, part.contiguous(), decay, plan.token, here)]
-            join(*parts, plan.size, joined.numpy())
-        return joined
     whole = y.new_empty(len(y), longest, heads, size)
     for (_, here), part in zip(plan.hanging, carried, strict=True):
         whole[here] = part
@@ -230,28 +198,21 @@ def _joined(y: Tensor, carried: list[Tensor], from_entry: Tensor, plan: _Plan) -
 
 def _weighted(scores: Tensor, cum: Tensor, plan: _Plan) -> Tensor:
     """C_q · B_s exp(cum_q − cum_s) for each head and each s on the path to q: (c, r, q, s) → (c, h, q, s)."""
-    heads = cum.shape[1]
-    if _compiles(scores):
-        from evalspec.ssm.kernels.compiled import share_threads, weigh
-
-        share_threads()
-        weighted = scores.new_empty(scores.shape[0], heads, *scores.shape[2:])
-        weigh(scores.numpy(), (cum * math.log2(math.e)).contiguous().numpy(), plan.reach, weighted.numpy())
-        return weighted
+    groups, heads = scores.shape[1], cum.shape[1]
     decay = (cum[..., :, None] - cum[..., None, :]).float().masked_fill(~plan.before[:, None], -torch.inf).exp()
-    groups = scores.shape[1]
     return (scores[:, :, None] * torch.unflatten(decay, 1, (groups, heads // groups))).flatten(1, 2)
 
 
 def ssd(
     x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, *, pack: Pack, state: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """SSD in PyTorch by the form that serves: a step where rows take but one, an ordinary batch, chunks of a forest."""
+    """SSD by the form that serves: on a CPU a compiled loop; for gradients an ordinary batch, or chunks of a forest.
+    (Without gradients a GPU has faster ones: see `choice`.)"""
+    gradients = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, delta, A, B, C, D))
+    if not x.is_cuda and not gradients:
+        return ssd_serial(x, delta, A, B, C, D, pack=pack, state=state)
     if pack.rows is None:
         return ssd_chunked(x, delta, A, B, C, D, pack=pack, state=state)
     x, delta, B, C = (torch.unflatten(tensor, 0, pack.rows) for tensor in (x, delta, B, C))
-    if pack.rows[1] == 1 and state is not None:
-        y, last = ssd_step(x, delta, A, B, C, D, state=state)
-    else:
-        y, last = ssd_rows(x, delta, A, B, C, D, state=state, chunk=_CHUNK)
+    y, last = ssd_rows(x, delta, A, B, C, D, state=state, chunk=_CHUNK)
     return y.flatten(0, 1), last

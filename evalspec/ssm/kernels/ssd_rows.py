@@ -1,4 +1,4 @@
-"""SSD over an ordinary batch, rows of one length: for training, and for the single steps of decoding.
+"""SSD over an ordinary batch, rows of one length: for training.
 
 `ssd` says what is computed. Here time is an axis of its own, which torch.compile and autocast like.
 
@@ -85,17 +85,3 @@ def ssd_rows(
     y = y.permute(0, 1, 4, 2, 3, 5).reshape(batch, chunks * chunk, heads, size)[:, :length]
     y = y + D.float()[:, None] * u
     return y.to(x.dtype), h.reshape(batch, heads, size, n)
-
-
-def ssd_step(
-    x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, *, state: Tensor
-) -> tuple[Tensor, Tensor]:
-    """One step (l = 1), as decoding takes: three passes over the state and no more. Arguments as `ssd_rows`."""
-    heads_a_group = x.shape[2] // B.shape[2]
-    u = x[:, 0].float()  # b, h, p
-    B, C = (tensor[:, 0].float().repeat_interleave(heads_a_group, dim=1) for tensor in (B, C))  # b, h, n
-    step = delta[:, 0].float()[:, :, None]  # b, h, 1
-    h = state.float() * torch.exp(step * A.float()[:, None])[..., None]
-    h = h.addcmul_((step * u)[..., None], B[:, :, None])
-    y = torch.matmul(h, C[..., None])[..., 0] + D.float()[:, None] * u
-    return y.to(x.dtype)[:, None], h

@@ -65,7 +65,7 @@ class TransformersBackend(ForkingModel[Any, Any]):
 
         `batch_invariant`: results do not depend on what else a batch holds. ModelError where that cannot be had.
         """
-        self.model = model
+        self.model, self.batch_invariant = model, batch_invariant
         if getattr(model.config.get_text_config(), "attn_logit_softcapping", None):
             model.set_attn_implementation("eager")  # the others leave caps of scores out without a word (5.19)
         if batch_invariant and hasattr(model, "set_experts_implementation"):
@@ -122,11 +122,6 @@ class TransformersBackend(ForkingModel[Any, Any]):
                 f"`batch_invariant: true` cannot be had of {type(self.model).__name__}: {why}; leave it out, or say "
                 "`dtype: float64`, whose results differ by less than is stored"
             )
-
-    @property
-    def identity(self) -> tuple[str, ...]:
-        """What, beside weights and request, can change a result."""
-        return (*super().identity, *(["batch_invariant"] if self._forward.batch_invariant else []))
 
     def state_bytes(self, length: int) -> int:
         """Bytes of what a sequence of `length` tokens leaves behind: keys and values, and states."""

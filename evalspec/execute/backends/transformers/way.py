@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from evalspec.errors import ModelError
-from evalspec.execute.backends.batch_invariance import Invariant
+from evalspec.execute.backends.batch_invariance import products
 from evalspec.execute.backends.forking import Fed
 from evalspec.plan.pack import Pack
 
@@ -79,7 +78,6 @@ class Forward:
     def __init__(self, model: Any, *, batch_invariant: bool = False) -> None:
         self.model = model.eval()
         self.batch_invariant = batch_invariant
-        self._products = Invariant() if batch_invariant else nullcontext()
         head = model.get_output_embeddings()
         if head is None:
             raise ModelError(f"{type(model).__name__} has no output head: it is no causal language model")
@@ -112,7 +110,7 @@ class Forward:
         if cache is not None:
             inputs = {**inputs, self.cache_name: cache}
         try:
-            with self._products:
+            with products(self.batch_invariant):
                 output = self.model(input_ids=tokens, use_cache=cache is not None, **inputs)
         finally:
             self._pick = None
