@@ -28,6 +28,8 @@ def why_not(block: ModelBlock, backend: str, config: Mapping[str, Any]) -> str |
     if block.batch_invariant:
         if backend not in ("native", "transformers"):
             return f"`batch_invariant: true` needs `native` or `transformers`; {block.weights} runs on {backend}"
+        if backend == "transformers" and config.get("model_type") in ("mamba", "mamba2"):
+            return f"`batch_invariant: true` is `backend: native`'s for {block.weights}; transformers runs it otherwise"
         if block.kernels != "auto":
             return f"`batch_invariant: true` has kernels of its own, which `kernels: {block.kernels}` would not be"
         if block.state_dtype != "float32":

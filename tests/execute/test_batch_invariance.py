@@ -206,6 +206,7 @@ def test_answers_with_and_without_it_are_kept_apart(name: str) -> None:
     ("weights", "settings", "said"),
     [
         ("zoo/mamba2", {"kernels": "torch"}, "has kernels of its own, which `kernels: torch` would not be"),
+        ("zoo/mamba", {"backend": "transformers"}, "is `backend: native`'s for zoo/mamba; transformers runs it"),
         ("zoo/mamba", {"state_dtype": "bfloat16"}, "keeps states in float32, not in `state_dtype: bfloat16`"),
         ("gpt-4", {"backend": "server", "url": "http://localhost:8000/v1", "tokenizer": "zoo/mamba"},
          "needs `native` or `transformers`; gpt-4 runs on server"),
