@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Any, Final, Literal
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import Field, model_validator
@@ -25,6 +25,19 @@ class VllmBlock(Block):
     prefix_caching: bool = True
     """Keep the states of prefixes for requests that begin alike. vLLM's CPU build cannot keep those of recurrent
     models, and feeds each request from its beginning."""
+
+
+ASKED: Final[dict[str, str]] = {
+    "model": "say `weights`",
+    "prompt": "say `prompt.template`",
+    "messages": "say `prompt.template`",
+    "max_tokens": "say `decode.max_tokens`",
+    "stop": "say `decode.stop`",
+    "n": "say `decode.repeats`",
+    **dict.fromkeys(("stream", "stream_options", "best_of", "echo"), "it reads one whole answer"),
+    **dict.fromkeys(("logprobs", "top_logprobs"), "it asks for them where it scores"),
+}
+"""Parameters of a request that are no one else's to set, and what sets them."""
 
 
 class ServerBlock(Block):
@@ -50,6 +63,20 @@ class ServerBlock(Block):
     `forced`: each token forced by `logit_bias` (llama.cpp, older vLLM). Both keep the server's prefix cache. `echo`:
     the log-probabilities of the whole prompt. `auto`: the first that a short trial shows to be right, and `echo`
     where a continuation is long."""
+    names: dict[Literal["max_tokens", "temperature", "top_p", "top_k", "seed", "stop"], str] | None = None
+    """What the server calls a parameter, where it is not the name that is usual: `{max_tokens: max_completion_tokens}`
+    for OpenAI's reasoning models, `{seed: random_seed}` for Mistral's service."""
+    extra: dict[str, Any] | None = None
+    """What a request for an answer holds beside: `{chat_template_kwargs: {enable_thinking: false}}`, say, or
+    `{reasoning_effort: low}`. A parameter that is sent anyway takes this value, and is left out where it is null:
+    `{temperature: null}`."""
+
+    @model_validator(mode="after")
+    def _extra_leaves_the_question_alone(self) -> ServerBlock:
+        taken = [key for key in self.extra or {} if key in ASKED]
+        if taken:
+            raise misfits([(("extra", key), f"is evalspec's own to send: {ASKED[key]}") for key in taken])
+        return self
 
 
 HOW_ONLY: Final[dict[str, set[str] | bool]] = {

@@ -9,6 +9,7 @@ faults on purpose: what it answers wrongly is decided by the test, everything el
     logits      yes         yes    yes                 none: they are logits       token_id:42
     shifted     yes         yes, one position late     no                          token_id:42
     tgi         no (422)    no     –                   –                           texts
+    openai      yes         no     –                   –                           none; other names (400)
 """
 
 from __future__ import annotations
@@ -244,6 +245,12 @@ class _Handler(BaseHTTPRequestHandler):
         if body.get("echo") and serving.dialect in ("llamacpp", "biased"):
             return self.say(400, {"error": {"message": "Only no echo is supported"}})
         prompt = body["prompt"]
+        if serving.dialect == "openai":
+            advices = {"max_tokens": "Use 'max_completion_tokens' instead", "temperature": "Leave it out"}
+            for name in filter(body.__contains__, advices):
+                said = f"Unsupported parameter: '{name}' is not supported with this model. {advices[name]}."
+                return self.say(400, {"error": {"message": said, "code": "unsupported_parameter"}})
+            body = {**body, "max_tokens": body["max_completion_tokens"], "temperature": 0.0}
         if serving.dialect == "tgi":
             if not isinstance(prompt, str):
                 return self.say(422, {"error": "prompt: data did not match any variant of untagged enum Prompt"})

@@ -11,7 +11,7 @@ import pytest
 from little_server import LittleServer
 from test_scoring import LOCAL, plans, results
 
-from evalspec.errors import BackendError
+from evalspec.errors import BackendError, SpecError
 from evalspec.execute.backends.server.answers import text_of
 from evalspec.models.card import zoo_folder
 from evalspec.models.served import on_this_machine
@@ -59,6 +59,47 @@ def test_a_server_that_takes_no_token_ids_is_asked_in_text_when_the_spec_says_so
     [part] = plans(made)
     sampled, _ = results(part)
     assert all(result.error is None for result in sampled.values())
+
+
+def test_a_parameter_goes_by_the_servers_name_and_others_beside_it(serve: Serve, spec: Spec) -> None:
+    server = serve("openai")
+    local, *_ = plans(spec({"here": LOCAL}, "ask"))
+    ours, _ = results(local)
+    names, thinking = {"max_tokens": "max_completion_tokens"}, {"chat_template_kwargs": {"enable_thinking": False}}
+    [part] = plans(spec({"there": server.block()}, "ask"))
+    advice = r"answered 400.*Say `server: \{names: \{max_tokens: max_completion_tokens\}\}`"
+    with pytest.raises(BackendError, match=advice):
+        results(part)
+    [part] = plans(spec({"there": server.block(server={"names": names})}, "ask"))
+    with pytest.raises(BackendError, match=r"answered 400.*'temperature' is not supported"):
+        results(part)
+    server.seen.clear()
+    settings = {"names": names, "extra": {"temperature": None, "top_p": 0.5, **thinking}}
+    [part] = plans(spec({"there": server.block(server=settings)}, "ask"))
+    theirs, _ = results(part)
+    assert {k: r.text for k, r in theirs.items()} == {k: r.text for k, r in ours.items()}
+    for body in server.seen:
+        assert body.items() >= {"top_p": 0.5, **thinking}.items()
+        assert not body.keys() & {"max_tokens", "temperature"}
+    assert {body["max_completion_tokens"] for body in server.seen} == {1, 6}, "a trial of one token, and the answers"
+
+
+def test_what_a_request_holds_beside_is_part_of_what_a_cell_is(serve: Serve, spec: Spec) -> None:
+    server = serve()
+    blocks = [server.block(server=more) for more in ({}, {"extra": {"reasoning_effort": "low"}}, {"retries": 9})]
+    [plain], [low], [patient] = (plans(spec({"there": block}, "ask")) for block in blocks)
+    assert plain.cells[0].cell_id == patient.cells[0].cell_id != low.cells[0].cell_id
+
+
+def test_what_evalspec_asks_by_is_not_for_extra(spec: Spec) -> None:
+    block = {"weights": "m", "backend": "server", "url": "http://localhost:1/v1", "tokenizer": "zoo/transformer"}
+    made = spec({"there": {**block, "server": {"extra": {"n": 4, "max_tokens": 9, "user": "me"}}}}, "ask")
+    with pytest.raises(SpecError) as caught:
+        plans(made)
+    assert str(caught.value).splitlines() == [
+        "models.there.server.extra.n is evalspec's own to send: say `decode.repeats`",
+        "models.there.server.extra.max_tokens is evalspec's own to send: say `decode.max_tokens`",
+    ]
 
 
 def test_samples_are_drawn_by_a_seed_of_their_own_that_does_not_change(serve: Serve, spec: Spec) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 from evalspec.errors import BackendError
 from evalspec.execute.backends.server import scoring
 from evalspec.execute.backends.server.answers import Spent
-from evalspec.execute.backends.server.generation import Written, generation, written
+from evalspec.execute.backends.server.generation import Written, as_sent, generation, written
 from evalspec.execute.backends.server.http import Client, CutShort, RequestFailed
 from evalspec.execute.backends.server.scoring import Told, Way
 from evalspec.execute.backends.server.traffic import Traffic
@@ -113,11 +113,13 @@ class ServerEngine:
             path, body = generation(self.served, request, self.model.tokenizer, as_text=self._as_text)
             try:
                 read = partial(written, request=request, body=body)
-                self.traffic.wait(self.client.ask(path, body | {"max_tokens": 1}, read))
+                self.traffic.wait(self.client.ask(path, as_sent(body | {"max_tokens": 1}, self.settings), read))
             except RequestFailed as problem:
                 said = f"models.{name}: {str(problem).rstrip('.')}{self.client.doubt}"
                 if path == "completions" and not (self._as_text or problem.passing or isinstance(problem, CutShort)):
                     said += ". If it takes no token ids, say `server: {prompts: text}`"
+                if "max_completion_tokens" in said and not self.settings.names:
+                    said += ". Say `server: {names: {max_tokens: max_completion_tokens}}`"
                 raise BackendError(said) from None
 
     @property
@@ -139,7 +141,8 @@ class ServerEngine:
                 return await self.client.ask("completions", call.scoring.body(), call.scoring.read)
             request = forest.requests[call.number]
             path, body = generation(self.served, request, self.model.tokenizer, as_text=self._as_text)
-            return await self.client.ask(path, body, partial(written, request=request, body=body))
+            read = partial(written, request=request, body=body)
+            return await self.client.ask(path, as_sent(body, self.settings), read)
 
         return ask
 

@@ -15,6 +15,7 @@ from evalspec.execute.backends.server.http import RequestFailed
 from evalspec.execute.walk import stream_of
 from evalspec.models.tokens import Tokenizer
 from evalspec.plan.forest import Request
+from evalspec.spec.model import ServerBlock
 
 SEEDS = 2**31
 """Servers take seeds of 31 bits at least (llama.cpp: 32, vLLM and SGLang: 63)."""
@@ -77,6 +78,12 @@ def generation(served: Served, request: Request, tokenizer: Tokenizer, *, as_tex
     if tokenizer.encode([text])[0] != ids:
         raise RequestFailed("this prompt is cut, or has tokens that its text has not: send tokens", passing=False)
     return "completions", body | {"prompt": text}
+
+
+def as_sent(body: Mapping[str, Any], settings: ServerBlock) -> dict[str, Any]:
+    """A generation request's body as this server wants it: by its own names, with what it is to hold beside."""
+    named = {(settings.names or {}).get(key, key): value for key, value in body.items()}  # type: ignore[call-overload]
+    return {key: value for key, value in (named | (settings.extra or {})).items() if value is not None}
 
 
 def written(answer: Any, request: Request, body: Mapping[str, Any]) -> Written:
