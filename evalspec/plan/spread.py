@@ -33,7 +33,8 @@ def spread_of(part: ModelPlan, workers: int) -> Spread:
 
 def _spread(part: ModelPlan, workers: int) -> tuple[Spread, float, float]:
     """The same, and what the forest costs whole and on its most loaded worker."""
-    workers = workers_for(part.forest.distinct_tokens + part.forest.new_tokens, workers)
+    # A server is asked from where the run was started: nothing is computed by workers.
+    workers = 1 if part.model.served else workers_for(part.forest.distinct_tokens + part.forest.new_tokens, workers)
     made = cut(alone(part.forest) if part.model.fed_again else part.forest, workers, part.model.cost)
     loads = made.loads(workers)
     total, most = made.cost, loads[-1]

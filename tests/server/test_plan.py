@@ -15,6 +15,7 @@ from evalspec.errors import ModelError
 from evalspec.models.card import find_model, zoo_folder
 from evalspec.plan.compile import compile_plan
 from evalspec.plan.price import plan_json, plan_table
+from evalspec.plan.spread import spread_of
 from evalspec.runs.run import run
 from evalspec.spec import load
 from evalspec.spec.model import ModelBlock
@@ -42,6 +43,13 @@ def test_a_plan_asks_no_server_and_counts_with_the_tokenizer(spec: Spec, monkeyp
     assert "there: runs on the server at http://127.0.0.1:1/v1: its weights, memory and time are not" in plan_table(
         plan
     )
+
+
+def test_no_worker_is_promised_for_a_model_that_none_would_compute(spec: Spec) -> None:
+    made = spec({"there": {**BLOCK, "tokenizer": "zoo/transformer"}, "here": {"weights": "zoo/transformer"}})
+    there, here = compile_plan(load(made, root=ROOT)).models
+    assert (spread_of(there, 4).count, spread_of(there, 4).speed_up) == (1, 1.0)
+    assert spread_of(here, 4).count > 1
 
 
 def test_a_model_of_which_no_tokenizer_is_known_is_refused_with_what_to_add() -> None:
