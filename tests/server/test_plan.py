@@ -46,7 +46,8 @@ def test_a_plan_asks_no_server_and_counts_with_the_tokenizer(spec: Spec, monkeyp
 
 
 def test_no_worker_is_promised_for_a_model_that_none_would_compute(spec: Spec) -> None:
-    made = spec({"there": {**BLOCK, "tokenizer": "zoo/transformer"}, "here": {"weights": "zoo/transformer"}})
+    made = spec({"there": {**BLOCK, "tokenizer": "zoo/transformer"}, "here": {"weights": "zoo/transformer"}}, "ask")
+    made["tasks"]["ask"]["data"] = {**made["tasks"]["ask"]["data"], "count": 300}
     there, here = compile_plan(load(made, root=ROOT)).models
     assert (spread_of(there, 4).count, spread_of(there, 4).speed_up) == (1, 1.0)
     assert spread_of(here, 4).count > 1
