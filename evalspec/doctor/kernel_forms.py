@@ -1,6 +1,6 @@
 """The forms that our recurrences come in, each under the signatures of `Kernels`, so that they stand in one table.
 
-    triton      our kernels for GPUs                        compiled   our loops and products on a CPU
+    triton      our kernels for GPUs                        compiled   our loops on a CPU
     mamba_ssm   those of mamba-ssm and causal-conv1d        plain      one step at a time, beside the mathematics
 
 `plain` is what the others are held against.

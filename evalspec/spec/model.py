@@ -122,7 +122,7 @@ class ModelBlock(Block):
     kernels: Literal["auto", "torch", "triton", "mamba_ssm"] = "auto"
     """What convolutions and recurrences run on in the native backend. `triton`: our own kernels for GPUs. `mamba_ssm`:
     those of the packages mamba-ssm and causal-conv1d, for GPUs too. `torch`: plain forms, for comparison. `auto`:
-    `triton` on a GPU, compiled loops and products on a CPU."""
+    `triton` on a GPU, compiled loops on a CPU."""
     state_dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision in which the native backend keeps state-space states between batches of tokens and while it decodes
     (what is computed is float32). `bfloat16` halves their memory and rounds them, so that results depend a little on
